@@ -1,0 +1,4 @@
+//! The emperor: decides which vassals run, and supervises them.
+#![forbid(unsafe_code)]
+
+pub mod source;

@@ -1,0 +1,4 @@
+//! The launcher's side: what happens between the emperor's decision and the engine's first instruction.
+#![forbid(unsafe_code)]
+
+pub mod link;
