@@ -13,9 +13,9 @@ pub struct SourceId(pub u16);
 /// Name of a vassal: a file's bare name (`dir`), or the path as the pattern gave it (`glob`).
 ///
 /// Any bytes but NUL; it may hold blanks, quotes, newlines and invalid UTF-8. Display escapes what would
-/// break a log line.
+/// break a log line. Cheap to clone.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct VassalName(Box<[u8]>);
+pub struct VassalName(std::rc::Rc<[u8]>);
 
 impl VassalName {
     /// Takes the bytes of a directory entry or of a matched path.

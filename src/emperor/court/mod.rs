@@ -1,0 +1,363 @@
+//! The court decides: which vassal starts, waits, is told, is stopped, and when.
+//!
+//! One value and one function: [`Court::on_event`] takes what happened and the time, and returns what to do.
+//! It reads no clock, makes no system call, awaits nothing and logs nothing; the hands perform its actions in
+//! order and feed back what came of them. All timers are data: [`Court::next_timeout`] says when to send the
+//! next [`Event::Tick`]. The states of one vassal and their transitions are drawn in `docs/design/court.md`.
+
+mod backoff;
+mod crowd;
+mod reports;
+mod roll;
+mod rules;
+mod vassal;
+
+pub use backoff::Backoff;
+pub use roll::Key;
+pub use vassal::{Instance, Rest, State, Then, Vassal};
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::source::{Identity, Oddity, Report, SourceId, VassalName};
+use crate::vassal::link::{Order, Word};
+
+/// A moment: for the court's own arithmetic, and for the people who read its figures.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Now {
+    /// Microseconds of a clock that never goes backwards, from any start but 0.
+    pub micros: u64,
+    /// Seconds since the epoch.
+    pub epoch: u64,
+}
+
+/// How the emperor's options say that vassals are to be treated.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `emperor-throttle`: step of the back-off of a vassal that fails. Default 1 s.
+    pub throttle: Duration,
+    /// `emperor-max-throttle`: ceiling of the back-off. Default 180 s.
+    pub max_throttle: Duration,
+    /// `emperor-no-blacklist`: a failing vassal is not put on the blacklist.
+    pub no_blacklist: bool,
+    /// `emperor-required-heartbeat`: the longest silence after the first heartbeat. Default 30 s.
+    pub required_heartbeat: Duration,
+    /// `emperor-curse-tolerance`: how long a cursed vassal may take to end. Default 30 s.
+    pub curse_tolerance: Duration,
+    /// `emperor-stop-timeout`: how long a vassal that was told to stop may take. Default: the curse tolerance.
+    pub stop_timeout: Duration,
+    /// `reload-mercy`: how long the whole empire may take to end. Default 30 s.
+    pub shutdown_grace: Duration,
+    /// `emperor-reload-timeout`: how long a reload may stay unread before the vassal is restarted. Default 30 s.
+    pub reload_timeout: Duration,
+    /// `emperor-max-starting`: how many vassals may be starting at once.
+    pub max_starting: u32,
+    /// `emperor-abandon-after`: give a vassal up after so many failures in a row; 0 is never.
+    pub abandon_after: u32,
+    /// `emperor-broodlord`: how many reinforcements may run in all; 0 is none.
+    pub broodlord: u32,
+    /// `emperor-tyrant`: vassals run as the owner of their file, and root's are refused.
+    pub tyrant: bool,
+    /// `emperor-graceful-shutdown`: stop with byte 2 instead of 0.
+    pub graceful: bool,
+    /// Whether some vassals may start on demand: each new one is asked for.
+    pub on_demand: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            throttle: Duration::from_secs(1),
+            max_throttle: Duration::from_secs(180),
+            no_blacklist: false,
+            required_heartbeat: Duration::from_secs(30),
+            curse_tolerance: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(30),
+            reload_timeout: Duration::from_secs(30),
+            max_starting: 32,
+            abandon_after: 0,
+            broodlord: 0,
+            tyrant: false,
+            graceful: false,
+            on_demand: false,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A source has looked.
+    Report(Report),
+    /// The answer to [`Action::Admit`]: whether the vassal has an on-demand socket, bound and quiet.
+    Admitted(Key, bool),
+    /// Its on-demand socket could not be bound.
+    NotBound(Key),
+    /// A process was made for it.
+    Started(Key, i32),
+    /// No process could be made; `true` if the machine is short of something, `false` if it is the vassal's fault.
+    NotStarted(Key, bool),
+    /// It said something.
+    Said(Key, Word),
+    /// Its end of the link is closed.
+    LinkClosed(Key),
+    /// Its process has ended; `true` if that was by its own will with status 0.
+    Died(Key, bool),
+    /// Somebody connects to its on-demand socket.
+    Connection(Key),
+    /// Its changed file would not start: it was not told.
+    ReloadRefused(Key),
+    /// The answer to [`Action::AskUnread`]: whether what it was told last is still unread.
+    Unread(Key, bool),
+    /// SIGHUP: tell every running vassal to reload.
+    ReloadAll,
+    /// SIGURG: forget all failures.
+    ClearBlacklist,
+    /// The first of SIGTERM, SIGINT, SIGQUIT: stop everything. The second: at once.
+    Shutdown,
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Look whether it has an on-demand socket and bind it; then [`Event::Admitted`] or [`Event::NotBound`].
+    Admit(Key),
+    /// Start it; then [`Event::Started`] or [`Event::NotStarted`].
+    Spawn(Key),
+    /// Tell it to reload. `changed` if its file has: then look first whether the new one would start.
+    Reload {
+        /// Whom.
+        key: Key,
+        /// Whether its file has changed.
+        changed: bool,
+    },
+    /// Tell it to stop.
+    Stop(Key, Order),
+    /// Send it a signal.
+    Signal(Key, Signal),
+    /// Answer [`Event::Unread`].
+    AskUnread(Key),
+    /// Send it its configuration once more.
+    PushConfig(Key),
+    /// Watch its on-demand socket: nobody serves it.
+    Listen(Key),
+    /// Its process is gone: run the stop hook.
+    Ended(VassalName),
+    /// Close what is held for it. It is no more.
+    Forget(Key, VassalName),
+    /// Look at all sources again.
+    Rescan,
+    /// Say it.
+    Tell(Notice),
+    /// All vassals are gone: end.
+    Bury,
+}
+
+/// The signals that the court sends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// SIGTERM.
+    Term,
+    /// SIGKILL.
+    Kill,
+}
+
+/// One line for the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice {
+    /// The vassal; none for the empire.
+    pub name: Option<VassalName>,
+    /// What is said of it.
+    pub what: What,
+}
+
+/// What there is to say.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "each is one log line, whose text is in `hands::notices`")]
+pub enum What {
+    Spawned,
+    Accepting,
+    Loyal,
+    Reload,
+    Stop,
+    Curse { pid: i32 },
+    Removed,
+    BackToOnDemand,
+    OnDemandUpdated,
+    Throttled,
+    MaxThrottle,
+    Restarting { after: Duration, loyal: bool },
+    Abandoned { failures: u32 },
+    BlacklistCleared,
+    Reinforced,
+    NoHeartbeat { seconds: u64 },
+    InvalidPermissions { uid: u32, gid: u32 },
+    OwnerChanged,
+    Rests,
+    Odd(Oddity),
+    TwoSources,
+    NotYetGone { seconds: u64 },
+    ReloadUnread,
+    ShortOfProcesses,
+    Ragnarok { vassals: u32 },
+    RagnarokAgain { seconds: u64 },
+    NoMercy,
+}
+
+/// All vassals and what is decided about them.
+#[derive(Debug)]
+pub struct Court {
+    policy: Policy,
+    vassals: roll::Roll,
+    names: HashMap<VassalName, Key>,
+    odd: HashMap<VassalName, (SourceId, Oddity)>,
+    scans: Vec<u32>,
+    timers: BinaryHeap<std::cmp::Reverse<(u64, Key)>>,
+    queue: VecDeque<Key>,
+    starting: u32,
+    running: u32,
+    zergs: u32,
+    zergs_ever: u32,
+    hold_until: u64,
+    short: bool,
+    reign: Reign,
+    out: Vec<Action>,
+}
+
+/// Whether the empire lasts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reign {
+    Lasting,
+    Ending { deadline: u64 },
+    Buried,
+}
+
+impl Court {
+    /// A court without vassals.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            vassals: roll::Roll::default(),
+            names: HashMap::new(),
+            odd: HashMap::new(),
+            scans: Vec::new(),
+            timers: BinaryHeap::new(),
+            queue: VecDeque::new(),
+            starting: 0,
+            running: 0,
+            zergs: 0,
+            zergs_ever: 0,
+            hold_until: 0,
+            short: false,
+            reign: Reign::Lasting,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes what happened and appends to `actions` what to do, in order. `now` must not go backwards.
+    ///
+    /// Events about a vassal that is gone are ignored: they can only be late.
+    pub fn on_event(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
+        match event {
+            Event::Report(report) => self.report(report, now),
+            Event::ReloadAll => self.reload_all(now),
+            Event::ClearBlacklist => self.clear_blacklist(now),
+            Event::Shutdown => self.shutdown(now),
+            Event::Tick => self.tick(now),
+            Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand)),
+            Event::NotBound(key) => self.with(key, |court| court.failed_to_start(key, now)),
+            Event::Started(key, pid) => self.with(key, |court| court.started(key, pid, now)),
+            Event::NotStarted(key, machine) => self.with(key, |court| court.not_started(key, machine, now)),
+            Event::Said(key, word) => self.with(key, |court| court.said(key, word, now)),
+            Event::LinkClosed(key) => self.with(key, |court| court.link_closed(key, now)),
+            Event::Died(key, clean) => self.with(key, |court| court.died(key, clean, now)),
+            Event::Connection(key) => self.with(key, |court| court.connection(key)),
+            Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key)),
+            Event::Unread(key, unread) => self.with(key, |court| court.unread(key, unread, now)),
+        }
+        self.admit_starters(now);
+        self.bury_if_empty();
+        actions.append(&mut self.out);
+    }
+
+    /// When to send the next [`Event::Tick`], in [`Now::micros`]; `None` while only an event can move us.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<u64> {
+        let first = self.timers.peek().map(|entry| entry.0.0);
+        let hold = (!self.queue.is_empty() && self.hold_until > 0).then_some(self.hold_until);
+        let end = match self.reign {
+            Reign::Ending { deadline } => Some(deadline),
+            Reign::Lasting | Reign::Buried => None,
+        };
+        [first, hold, end].into_iter().flatten().min()
+    }
+
+    /// The vassal of a key.
+    #[must_use]
+    pub fn get(&self, key: Key) -> Option<&Vassal> {
+        self.vassals.get(key)
+    }
+
+    /// The key of a name; reinforcements have none.
+    #[must_use]
+    pub fn find(&self, name: &VassalName) -> Option<Key> {
+        self.names.get(name).copied()
+    }
+
+    /// All vassals.
+    pub fn vassals(&self) -> impl Iterator<Item = (Key, &Vassal)> {
+        self.vassals.iter()
+    }
+
+    /// How many vassals have a process.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.running
+    }
+
+    /// How many vassals there are, whatever they do.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.vassals.len()
+    }
+
+    /// Whether there is no vassal at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.vassals.len() == 0
+    }
+
+    /// Whether vassals wait for their turn to start, or are starting.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.starting > 0 || !self.queue.is_empty()
+    }
+
+    fn with(&mut self, key: Key, act: impl FnOnce(&mut Self)) {
+        if self.vassals.get(key).is_some() {
+            act(self);
+        }
+    }
+
+    fn tell(&mut self, name: &VassalName, what: What) {
+        self.out.push(Action::Tell(Notice { name: Some(name.clone()), what }));
+    }
+
+    fn say(&mut self, key: Key, what: What) {
+        let name = self.vassals[key].name.clone();
+        self.tell(&name, what);
+    }
+}
+
+/// Whole seconds of an identity's last change, as the stats show it.
+fn mtime_seconds(identity: &Identity) -> u64 {
+    u64::try_from(identity.mtime_ns.div_euclid(1_000_000_000)).unwrap_or(0)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,185 @@
+//! What the court knows of one vassal.
+
+use super::{Backoff, Identity, Now, SourceId, VassalName, mtime_seconds};
+
+/// One vassal: a name, the file it stands for, and what its process is doing.
+#[derive(Clone, Debug)]
+pub struct Vassal {
+    /// Its name; a reinforcement's ends in `:zerg`.
+    pub name: VassalName,
+    /// The source that it belongs to.
+    pub source: SourceId,
+    /// Its file, as it was last seen.
+    pub identity: Identity,
+    /// What it is doing.
+    pub state: State,
+    /// Its process id; -1 without one.
+    pub pid: i32,
+    /// What is known of the running instance, and of the last one once it has ended.
+    pub instance: Instance,
+    /// Failures in a row.
+    pub backoff: Option<Backoff>,
+    /// Whether it is a reinforcement of another vassal.
+    pub zerg: Option<Zerg>,
+    /// Whether it has an on-demand socket.
+    pub on_demand: bool,
+    /// When the file was added, seconds since the epoch: the file's own time, as in uWSGI.
+    pub born: u64,
+    /// When it was added, seconds since the epoch.
+    pub first_run: u64,
+    /// When it was started or told to reload last, seconds since the epoch.
+    pub last_run: u64,
+    /// Reload messages sent to this instance.
+    pub respawns: u32,
+    /// The scan that saw the file last.
+    pub(super) scan: u32,
+    /// Whether the file is there.
+    pub(super) present: bool,
+    /// Whether another source has shown a file of the same name.
+    pub(super) elsewhere: bool,
+    /// Deaths in a row of instances that were loyal and did not live long.
+    pub(super) short_lives: u32,
+    /// The earliest moment for which the timer queue holds an entry of this vassal; 0 for none.
+    pub(super) timer: u64,
+    /// When `state` ends by itself; 0 for never.
+    pub(super) deadline: u64,
+}
+
+/// One life of a vassal's process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Instance {
+    /// It has said that it is configured (byte 1). Until the next reload.
+    pub ready: bool,
+    /// It has said that it accepts requests (byte 5). Until the next reload.
+    pub accepting: bool,
+    /// It has answered a request (byte 17).
+    pub loyal: bool,
+    /// When it said so last, seconds since the epoch; 0 for never.
+    pub last_ready: u64,
+    /// The same for `accepting`.
+    pub last_accepting: u64,
+    /// The same for `loyal`.
+    pub last_loyal: u64,
+    /// The last heartbeat, seconds since the epoch; 0 for never, or when it was missed.
+    pub last_heartbeat: u64,
+    /// When it was told to stop or lost its link, seconds since the epoch; 0 if neither.
+    pub cursed: u64,
+    /// It has said anything at all: it speaks the protocol.
+    pub(super) spoke: bool,
+    /// It counts among those that are starting.
+    pub(super) starting: bool,
+    /// It was told to reload and has not come back yet.
+    pub(super) reloading: bool,
+    /// Its file has changed since; it is told again when it has come back.
+    pub(super) reload_again: bool,
+    /// When it was started, microseconds.
+    pub(super) started: u64,
+    /// When it was told to reload last, microseconds; 0 for never.
+    pub(super) told: u64,
+    /// When its next heartbeat is overdue, microseconds; 0 for never.
+    pub(super) heartbeat_due: u64,
+    /// When to look after the reload, microseconds; 0 for never.
+    pub(super) reload_due: u64,
+}
+
+/// The states of a vassal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// The hands look whether it has an on-demand socket.
+    Admitting,
+    /// Its socket waits for the first connection.
+    Waiting,
+    /// It waits for its turn to start.
+    Queued,
+    /// It failed, and may not start before its deadline.
+    Paused,
+    /// Its process was asked for, or runs.
+    Up,
+    /// It lost its link or missed its heartbeat: its death is awaited, and brought about at the deadline.
+    Cursed,
+    /// It was told to stop, is killed at the deadline, and then…
+    Stopping(Then),
+    /// It does not run, and stays so until its file changes.
+    Resting(Rest),
+}
+
+/// What follows when a vassal has stopped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Then {
+    /// It is struck off.
+    Forget,
+    /// It starts again.
+    Restart,
+    /// Its socket waits for the next connection.
+    Wait,
+    /// It rests.
+    Rest,
+}
+
+/// Why a vassal rests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rest {
+    /// It asked to be stopped when it was idle.
+    Idle,
+    /// Tyrant mode does not let it run.
+    Refused,
+    /// It failed too often.
+    Abandoned,
+}
+
+/// What makes a vassal a reinforcement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Zerg {
+    /// The vassal that it reinforces.
+    pub base: super::Key,
+    /// Its number among all that were ever started, from 1.
+    pub number: u32,
+}
+
+impl Vassal {
+    pub(super) fn new(name: VassalName, source: SourceId, identity: Identity, scan: u32, now: Now) -> Self {
+        Self {
+            name,
+            source,
+            identity,
+            state: State::Queued,
+            pid: -1,
+            instance: Instance::default(),
+            backoff: None,
+            zerg: None,
+            on_demand: false,
+            born: mtime_seconds(&identity),
+            first_run: now.epoch,
+            last_run: now.epoch,
+            respawns: 0,
+            scan,
+            present: true,
+            elsewhere: false,
+            short_lives: 0,
+            timer: 0,
+            deadline: 0,
+        }
+    }
+
+    /// The last change of its file that was acted on, seconds since the epoch.
+    #[must_use]
+    pub fn last_mod(&self) -> u64 {
+        mtime_seconds(&self.identity)
+    }
+
+    /// Whether it has a process, or one was just asked for.
+    #[must_use]
+    pub fn has_process(&self) -> bool {
+        matches!(self.state, State::Up | State::Cursed | State::Stopping(_))
+    }
+
+    /// The next moment at which something is due; 0 for never.
+    pub(super) fn due(&self) -> u64 {
+        let mut times = [self.deadline, 0, 0];
+        if self.state == State::Up {
+            times[1] = self.instance.heartbeat_due;
+            times[2] = self.instance.reload_due;
+        }
+        times.into_iter().filter(|time| *time > 0).min().unwrap_or(0)
+    }
+}

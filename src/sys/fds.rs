@@ -1,0 +1,169 @@
+//! Descriptors: the reserved low numbers, what was inherited by accident, and readiness.
+//!
+//! Caller: every role's first act ([`reserve`], before any thread or library opens a descriptor), then the
+//! emperor's hands.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Lowest number of a reserved descriptor.
+pub const FIRST_SLOT: RawFd = 3;
+/// How many consecutive descriptors are reserved.
+pub const SLOTS: usize = 4;
+
+/// The descriptors 3 to 6, kept occupied by `/dev/null` so that nothing else can take these numbers.
+///
+/// A child finds what it is given at one of these numbers; see [`crate::sys::spawn`].
+#[derive(Debug)]
+pub struct Reserved {
+    null: OwnedFd,
+}
+
+/// Marks every inherited descriptor from 3 on close-on-exec, moves those that occupy a reserved number out of
+/// the way and reserves the numbers.
+///
+/// `moved` is told the old and the new number of each moved descriptor.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9, `EINVAL` before 5.11 (`CLOSE_RANGE_CLOEXEC`, close_range(2)); or `/dev/null`
+/// cannot be opened.
+pub fn reserve(mut moved: impl FnMut(RawFd, RawFd)) -> io::Result<Reserved> {
+    cloexec_from(FIRST_SLOT)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let end = FIRST_SLOT + RawFd::try_from(SLOTS).unwrap_or(RawFd::MAX);
+    let null = dup_above(null.as_fd(), end)?;
+    for number in FIRST_SLOT..end {
+        if is_open(number) {
+            // SAFETY: the number is open (just asked) and only borrowed for the duplication.
+            let there = unsafe { BorrowedFd::borrow_raw(number) };
+            let kept = dup_above(there, end)?;
+            moved(number, std::os::fd::IntoRawFd::into_raw_fd(kept));
+        }
+        place(null.as_fd(), number)?;
+    }
+    Ok(Reserved { null })
+}
+
+impl Reserved {
+    /// `/dev/null`, opened for reading and writing.
+    #[must_use]
+    pub fn null(&self) -> BorrowedFd<'_> {
+        self.null.as_fd()
+    }
+
+    /// Puts a copy of `fd` at the reserved number `slot`; the former content is closed.
+    ///
+    /// # Errors
+    /// dup3(2); `EBUSY` when another thread is opening a descriptor at that very moment.
+    ///
+    /// # Panics
+    /// When `slot` is not a reserved number: a mistake in this program.
+    pub fn put(&self, slot: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+        assert!((FIRST_SLOT..).take(SLOTS).any(|number| number == slot), "descriptor {slot} is not reserved");
+        place(fd, slot)
+    }
+
+    /// Empties the reserved number `slot`, that is, fills it with `/dev/null` again.
+    ///
+    /// # Errors
+    /// As [`Reserved::put`].
+    pub fn clear(&self, slot: RawFd) -> io::Result<()> {
+        self.put(slot, self.null())
+    }
+}
+
+/// Replaces standard input by `/dev/null`, opened for reading and writing, as vassals expect it.
+///
+/// # Errors
+/// dup2(2).
+pub fn null_stdin(reserved: &Reserved) -> io::Result<()> {
+    // SAFETY: two integers; descriptor 0 belongs to nobody in this program.
+    let r = unsafe { libc::dup2(reserved.null.as_raw_fd(), 0) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets close-on-exec on every descriptor numbered `first` or higher.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9, `EINVAL` before 5.11. Source: close_range(2).
+pub fn cloexec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: three integers; nothing is closed and no memory of ours is read or written.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes ownership of an open descriptor that was handed to this process under a known number.
+///
+/// # Errors
+/// `EBADF` when nothing is open there.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    if number < FIRST_SLOT || !is_open(number) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    cloexec(number)?;
+    // SAFETY: the descriptor is open; it was passed to this process by number, once, for its own use.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether a descriptor with this number is open.
+#[must_use]
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: reads the flags of a number; EBADF when it is not open.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+fn cloexec(number: RawFd) -> io::Result<()> {
+    // SAFETY: sets one flag of an open descriptor.
+    let r = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn dup_above(fd: BorrowedFd<'_>, first: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: duplicates a borrowed descriptor to a free number.
+    let r = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this number.
+    Ok(unsafe { OwnedFd::from_raw_fd(r) })
+}
+
+fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: `number` is one of the reserved ones, which no owner in this program has.
+    let r = unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits, inside the tokio runtime, for a descriptor that it does not know how to drive: an epoll of our own,
+/// a signal pipe.
+#[derive(Debug)]
+pub struct Readable(tokio::io::unix::AsyncFd<OwnedFd>);
+
+impl Readable {
+    /// Takes the descriptor and registers it for reading. Call inside the runtime.
+    ///
+    /// # Errors
+    /// epoll_ctl(2), such as `EPERM` for a plain file.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: `OwnedFd` stays open and keeps its number until the `AsyncFd` drops it.
+        let registered =
+            unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
+        registered.map(Self).map_err(|error| error.into_parts().1)
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+
+    /// Resolves when the descriptor may be readable; `drain` must then read until it would block. Cancel-safe.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await?.clear_ready();
+        Ok(())
+    }
+}

@@ -1,0 +1,313 @@
+//! Starting a program: the one place where this program makes a process.
+//!
+//! The child shares our memory and our descriptor table until it has a table of its own that holds the wanted
+//! numbers only (`CLOSE_RANGE_UNSHARE`): the cost does not grow with the number of descriptors we hold, nor
+//! with any limit. We are suspended until it has exec'ed or failed, so a failed exec is known at once.
+//!
+//! Only for a child that keeps our identity: one that changes its user while it shares our memory could be
+//! stopped by that user, and we with it. Whoever needs that starts the launcher, which has its own memory.
+//!
+//! Caller: the emperor's hands; one thread.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use super::fds::{FIRST_SLOT, Reserved, SLOTS};
+use super::process::DescriptorLimit;
+
+/// A list of C strings in the form that execve(2) wants, built once.
+#[derive(Debug)]
+pub struct CStrings {
+    owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl CStrings {
+    /// Takes the strings.
+    #[must_use]
+    pub fn new(owned: Vec<CString>) -> Self {
+        let pointers = owned.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+        Self { owned, pointers }
+    }
+
+    /// The strings.
+    #[must_use]
+    pub fn as_slice(&self) -> &[CString] {
+        &self.owned
+    }
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Paths tried in this order until one can be exec'ed; argv\[0\] comes with each.
+    pub candidates: &'a [Candidate<'a>],
+    /// The environment.
+    pub environment: &'a CStrings,
+    /// The directory to start in; ours if `None`.
+    pub cwd: Option<&'a CStr>,
+    /// Standard input; ours, which is `/dev/null`, if `None`.
+    pub stdin: Option<BorrowedFd<'a>>,
+    /// What the child finds at the descriptors 3, 4 and 5. All others are closed.
+    pub passed: [Option<BorrowedFd<'a>>; SLOTS - 1],
+    /// Descriptors that the child keeps under their own numbers besides (`safe-fd`).
+    pub kept: &'a [RawFd],
+    /// Signal that the child gets when our thread dies; 0 for none. prctl(2), `PR_SET_PDEATHSIG`.
+    pub parent_death_signal: i32,
+}
+
+/// One program to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The file to execute.
+    pub path: &'a CStr,
+    /// The arguments, with the name of the program first.
+    pub arguments: &'a CStrings,
+}
+
+/// A started child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: i32,
+    /// The handle that never means another process. Close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The machine or a limit does not allow another process or descriptor; the program is not at fault.
+    #[error("cannot make a process")]
+    NoProcess(#[source] io::Error),
+    /// The child could not enter its directory.
+    #[error("cannot enter its directory")]
+    Directory(#[source] io::Error),
+    /// None of the programs could be executed; the error is that of the last one that exists.
+    #[error("cannot execute")]
+    Exec(#[source] io::Error),
+    /// The child could not be prepared otherwise.
+    #[error("cannot prepare the child")]
+    Prepare(#[source] io::Error),
+}
+
+/// Starts programs.
+#[derive(Debug)]
+pub struct Spawner {
+    reserved: Reserved,
+    stack: Stack,
+    limit: Option<DescriptorLimit>,
+    pid: i32,
+}
+
+const STDIN_SLOT: RawFd = FIRST_SLOT + 3;
+
+impl Spawner {
+    /// Takes the reserved descriptors. `limit` is put in force in each child, where ours was raised.
+    ///
+    /// # Errors
+    /// No memory for the children's stack.
+    pub fn new(reserved: Reserved, limit: Option<DescriptorLimit>) -> io::Result<Self> {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        Ok(Self { reserved, stack: Stack::new()?, limit, pid })
+    }
+
+    /// Starts `program` and waits until it runs.
+    ///
+    /// The child has an empty signal mask, SIGPIPE ignored and every other signal at its default.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; no process is left behind then.
+    pub fn spawn(&mut self, program: &Program<'_>) -> Result<Child, SpawnError> {
+        let mut last = FIRST_SLOT - 1;
+        for (slot, fd) in (FIRST_SLOT..).zip(program.passed) {
+            if let Some(fd) = fd {
+                self.reserved.put(slot, fd).map_err(SpawnError::NoProcess)?;
+                last = slot;
+            }
+        }
+        if let Some(fd) = program.stdin {
+            self.reserved.put(STDIN_SLOT, fd).map_err(SpawnError::NoProcess)?;
+            last = STDIN_SLOT;
+        }
+        let mut task = Task { program, last, limit: self.limit, parent: self.pid, failure: None };
+        let child = self.clone_and_run(&mut task);
+        for slot in FIRST_SLOT..=last {
+            // A slot that cannot be emptied now is overwritten by the next spawn.
+            let _ = self.reserved.clear(slot);
+        }
+        let child = child.map_err(SpawnError::NoProcess)?;
+        let Some((step, errno)) = task.failure else { return Ok(child) };
+        use std::os::fd::AsFd;
+        // The child has exited: reaping it cannot block for long, and its status says nothing.
+        while matches!(super::wait::reap(child.pidfd.as_fd()), Ok(None)) {
+            std::thread::yield_now();
+        }
+        let error = io::Error::from_raw_os_error(errno);
+        Err(match step {
+            Step::Directory => SpawnError::Directory(error),
+            Step::Exec => SpawnError::Exec(error),
+            Step::Prepare => SpawnError::Prepare(error),
+        })
+    }
+
+    fn clone_and_run(&mut self, task: &mut Task<'_>) -> io::Result<Child> {
+        let flags =
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let mut pidfd: RawFd = -1;
+        let everything = nix::sys::signal::SigSet::all();
+        let before = everything.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: the stack is ours, used by one child at a time, and we are suspended (CLONE_VFORK) until the
+        // child has left our memory; `task` outlives that. The child only makes system calls (see `child`).
+        let pid = unsafe {
+            libc::clone(child, self.stack.top(), flags, ptr::from_mut(task).cast(), &raw mut pidfd)
+        };
+        let result = if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) };
+        before.thread_set_mask()?;
+        let pid = result?;
+        // SAFETY: the kernel has just stored this descriptor there, for us.
+        Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    }
+}
+
+/// What the child needs, in our memory, which it shares.
+struct Task<'a> {
+    program: &'a Program<'a>,
+    last: RawFd,
+    limit: Option<DescriptorLimit>,
+    parent: i32,
+    failure: Option<(Step, i32)>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Prepare,
+    Directory,
+    Exec,
+}
+
+/// Exit status of a child that could not be exec'ed; uWSGI's «exile».
+const EXILE: i32 = 26;
+
+/// Runs in the child, on a stack of its own and in our memory: system calls only, no allocation, no lock.
+extern "C" fn child(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `clone_and_run` passes a pointer to a `Task` and is suspended while this runs.
+    let task = unsafe { &mut *argument.cast::<Task<'_>>() };
+    task.failure = Some(task.prepare().map_or_else(|failure| failure, |()| task.exec()));
+    // SAFETY: ends this process alone, without running anything of our memory's owner.
+    unsafe { libc::_exit(EXILE) }
+}
+
+impl Task<'_> {
+    fn prepare(&self) -> Result<(), (Step, i32)> {
+        let check = |r: libc::c_long, step| if r < 0 { Err((step, errno())) } else { Ok(()) };
+        let first_closed = self.last + 1;
+        let how = libc::CLOSE_RANGE_UNSHARE
+            | if self.program.kept.is_empty() { 0 } else { libc::CLOSE_RANGE_CLOEXEC };
+        // SAFETY: integers and pointers to live data only; the descriptor table is the child's own from the first
+        // call on, and every other setting is per process.
+        unsafe {
+            check(libc::syscall(libc::SYS_close_range, first_closed, u32::MAX, how), Step::Prepare)?;
+            if self.program.stdin.is_some() {
+                check(libc::dup2(STDIN_SLOT, 0).into(), Step::Prepare)?;
+            }
+            for (slot, fd) in (FIRST_SLOT..).zip(self.program.passed) {
+                if fd.is_some() {
+                    check(libc::fcntl(slot, libc::F_SETFD, 0).into(), Step::Prepare)?;
+                }
+            }
+            for number in self.program.kept {
+                libc::fcntl(*number, libc::F_SETFD, 0);
+            }
+            for number in [
+                libc::SIGHUP,
+                libc::SIGINT,
+                libc::SIGQUIT,
+                libc::SIGTERM,
+                libc::SIGUSR1,
+                libc::SIGURG,
+                libc::SIGWINCH,
+                libc::SIGCHLD,
+            ] {
+                libc::signal(number, libc::SIG_DFL);
+            }
+            if let Some(limit) = self.limit {
+                let limit = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
+                check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into(), Step::Prepare)?;
+            }
+            if self.program.parent_death_signal != 0 {
+                let number = self.program.parent_death_signal;
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, number).into(), Step::Prepare)?;
+                if libc::getppid() != self.parent {
+                    return Err((Step::Prepare, libc::ESRCH)); // it died before we asked
+                }
+            }
+            if let Some(cwd) = self.program.cwd {
+                check(libc::chdir(cwd.as_ptr()).into(), Step::Directory)?;
+            }
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            check(libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()).into(), Step::Prepare)
+        }
+    }
+
+    /// Returns only when nothing could be executed.
+    fn exec(&self) -> (Step, i32) {
+        let mut failure = libc::ENOENT;
+        for candidate in self.program.candidates {
+            let arguments = candidate.arguments.pointers.as_ptr();
+            // SAFETY: a path and two null-terminated lists of C strings, all alive while the parent waits.
+            unsafe {
+                libc::execve(candidate.path.as_ptr(), arguments, self.program.environment.pointers.as_ptr());
+            }
+            let errno = errno();
+            if errno != libc::ENOENT && errno != libc::ENOTDIR {
+                failure = errno;
+            }
+        }
+        (Step::Exec, failure)
+    }
+}
+
+fn errno() -> i32 {
+    // SAFETY: the C library's errno of this thread, which the suspended parent does not use meanwhile.
+    unsafe { *libc::__errno_location() }
+}
+
+/// The stack that a child uses until it execs.
+#[derive(Debug)]
+struct Stack {
+    base: *mut libc::c_void,
+}
+
+const STACK_BYTES: usize = 64 * 1024;
+
+impl Stack {
+    fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a fresh private mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(ptr::null_mut(), STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { base }) }
+    }
+
+    fn top(&self) -> *mut libc::c_void {
+        self.base.wrapping_byte_add(STACK_BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made; no child runs on it, since `spawn` waits for each.
+        unsafe { libc::munmap(self.base, STACK_BYTES) };
+    }
+}
+
+/// The raw number of a borrowed descriptor, for a log line.
+#[must_use]
+pub fn number(fd: BorrowedFd<'_>) -> RawFd {
+    fd.as_raw_fd()
+}

@@ -1,0 +1,58 @@
+//! The end of a child, read through its pidfd.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Ending {
+    /// It exited with this status.
+    Exited(u8),
+    /// A signal with this number killed it.
+    Killed(u8),
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Killed(number) => match nix::sys::signal::Signal::try_from(i32::from(*number)) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}
+
+/// Reaps the child behind a pidfd; `None` while it lives.
+///
+/// # Errors
+/// `ECHILD` when it is not a child of ours, or was reaped before. Source: waitid(2), `P_PIDFD`, Linux 5.4.
+pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let id = u32::try_from(pidfd.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: `info` is a valid out-pointer for the duration of the call.
+    let r = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled the child fields, or left them zero when nothing has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let number = u8::try_from(status & 0xff).unwrap_or(u8::MAX);
+    Ok(Some(if info.si_code == libc::CLD_EXITED { Ending::Exited(number) } else { Ending::Killed(number) }))
+}
+
+/// Sends a signal to the process behind a pidfd: never to one that has taken over its number.
+///
+/// # Errors
+/// `ESRCH` when it has ended, `EPERM`. Source: pidfd_send_signal(2), Linux 5.1.
+pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a descriptor, an integer and a null pointer, which the kernel takes as «like kill(2)».
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, no_info, 0) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
