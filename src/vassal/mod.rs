@@ -1,4 +1,9 @@
 //! The launcher's side: what happens between the emperor's decision and the engine's first instruction.
 #![forbid(unsafe_code)]
 
+pub mod hook;
 pub mod link;
+pub mod plan;
+mod step;
+mod text;
+mod words;

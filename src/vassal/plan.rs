@@ -1,0 +1,455 @@
+//! The launch plan: what the emperor decided about one launch, as data.
+//!
+//! The emperor builds it ([`VassalOrder::plan`], [`SideOrder::plan`]), seals it into a memory file and hands
+//! that to a launcher at [`PLAN_FD`](super::link::PLAN_FD). The launcher runs the operations in the order of
+//! the list and decides nothing: order is a property of the list, so it can be printed and tested without root.
+
+use std::fmt;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use super::hook::Hook;
+pub use super::step::Step;
+pub use super::text::Text;
+pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
+
+/// A plan that does not fit is no plan of ours: the environment and argv of an exec are limited to 6 MiB.
+const MAX_PLAN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Ordered operations of one launch.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LaunchPlan {
+    /// Name of the vassal, for messages.
+    pub vassal: Text,
+    /// Whether descriptor [`CONFIG_FD`](super::link::CONFIG_FD) is meant and stays open.
+    pub config_pipe: bool,
+    /// What to do, first to last. The last is an [`Op::Exec`] or an [`Op::Exit`].
+    pub ops: Vec<Op>,
+}
+
+/// One operation.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// Enter a working directory.
+    ChangeDir(Text),
+    /// Confirm to be process 1. The spawner has cloned us with `CLONE_NEWPID`: see [`LaunchPlan::needs_pid_namespace`].
+    PidNamespace,
+    /// Enter fresh namespaces; a user namespace gets its id map and our id becomes 0 in it.
+    Namespaces(Namespaces),
+    /// Leave only these in the bounding set.
+    BoundCapabilities(Capabilities),
+    /// Become nobody else's prey while privileges are mixed: no ptrace, no core dump, /proc entries root's.
+    Undumpable,
+    /// Set the real, effective and saved group id.
+    SetGroup(u32),
+    /// Replace the supplementary groups. After the group, before the user.
+    SetGroups(Groups),
+    /// Set the real, effective and saved user id, and lose every capability.
+    SetUser(u32),
+    /// Forget inheritable and ambient capabilities, so that the exec passes none on.
+    ForgetCapabilities,
+    /// Be killed when the emperor dies, and stop here if it is dead already. After the last change of
+    /// identity, which would clear it.
+    DieWithEmperor,
+    /// Refuse to go on unless the file has this owner, and the owner is not root.
+    VerifyOwner(OwnedFile),
+    /// Replace the environment.
+    Environment(Vec<(Text, Text)>),
+    /// `vassals-start-hook`, `vassals-stop-hook`: run a program, log its status, go on in any case.
+    Command {
+        /// How the log calls it: `start-hook`, `stop-hook`.
+        label: String,
+        /// Searched in PATH; not a shell command.
+        program: Text,
+        /// Its only argument: the vassal's name.
+        argument: Text,
+    },
+    /// Run a hook.
+    Hook {
+        /// What to run.
+        hook: Hook,
+        /// How the log calls the moment: `as-vassal`, `as-emperor`.
+        phase: String,
+        /// Whether a failure ends the launch; otherwise it is only logged.
+        fatal: bool,
+    },
+    /// Become the engine.
+    Exec(Exec),
+    /// End with status 0.
+    Exit,
+}
+
+/// Supplementary groups.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Groups {
+    /// Exactly these; mostly none.
+    Exactly(Vec<u32>),
+    /// Those of the user with this id, looked up by the launcher (`emperor-tyrant-initgroups`).
+    OfUser(u32),
+}
+
+/// A file, and who it must belong to.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OwnedFile {
+    /// Relative to the working directory.
+    pub path: Text,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Whether the owner is that of a symbolic link itself (`emperor-tyrant-nofollow`, `emperor-nofollow`).
+    pub nofollow: bool,
+}
+
+/// The engine.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Exec {
+    /// Tried in this order; each searched in PATH. The first that can be executed wins.
+    pub programs: Vec<Text>,
+    /// Arguments after the zeroth, which is the program as written in `programs`.
+    pub args: Vec<Text>,
+    /// `emperor-magic-exec`.
+    pub magic: Option<MagicExec>,
+}
+
+/// If the vassal may read and execute `file`, argument number `argument` becomes `exec://FILE`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MagicExec {
+    /// The vassal's file.
+    pub file: Text,
+    /// Index into [`Exec::args`].
+    pub argument: usize,
+}
+
+/// What the emperor decided about the launch of a vassal.
+#[derive(Clone, Debug, Default)]
+pub struct VassalOrder {
+    /// Name of the vassal.
+    pub name: Text,
+    /// Directory it starts in; `None` leaves it where the spawner has put it.
+    pub directory: Option<Text>,
+    /// `emperor-use-clone`.
+    pub namespaces: Namespaces,
+    /// `emperor-cap`, without the `setpcap` that always stays.
+    pub capabilities: Option<Capabilities>,
+    /// Tyrant mode.
+    pub tyrant: Option<Tyrant>,
+    /// `emperor-die-together`.
+    pub die_with_emperor: bool,
+    /// Its complete environment; nothing is inherited.
+    pub environment: Vec<(Text, Text)>,
+    /// `vassals-start-hook`.
+    pub start_hook: Option<Text>,
+    /// `hook-as-vassal`, then `mount-`, `umount-` and `exec-as-vassal`, each in the order of the configuration.
+    pub hooks: Vec<Hook>,
+    /// The engine.
+    pub exec: Exec,
+    /// Whether it gets its configuration through a pipe.
+    pub config_pipe: bool,
+}
+
+/// The identity of a vassal in tyrant mode.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tyrant {
+    uid: u32,
+    gid: u32,
+    initgroups: bool,
+    file: Option<(Text, bool)>,
+}
+
+impl Tyrant {
+    /// The vassal gets this identity; `None` for root's user or group, which tyrant mode refuses.
+    #[must_use]
+    pub fn new(uid: u32, gid: u32) -> Option<Self> {
+        (uid != 0 && gid != 0).then_some(Self { uid, gid, initgroups: false, file: None })
+    }
+
+    /// With the supplementary groups of the user instead of none.
+    #[must_use]
+    pub fn with_groups_of_user(self, initgroups: bool) -> Self {
+        Self { initgroups, ..self }
+    }
+
+    /// The identity is that of this file's owner, and the launcher confirms it. `nofollow`: of the link itself.
+    #[must_use]
+    pub fn of_file(self, path: Text, nofollow: bool) -> Self {
+        Self { file: Some((path, nofollow)), ..self }
+    }
+}
+
+impl VassalOrder {
+    /// The operations in the order they must run: the outside view first, identity last, then the hooks that
+    /// run as the vassal, then the exec.
+    #[must_use]
+    pub fn plan(self) -> LaunchPlan {
+        let mut ops = Vec::new();
+        ops.extend(self.directory.map(Op::ChangeDir));
+        ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
+        let rest = Namespaces { pid: false, ..self.namespaces };
+        ops.extend((!rest.is_empty()).then_some(Op::Namespaces(rest)));
+        ops.extend(self.capabilities.map(|keep| Op::BoundCapabilities(keep.with_setpcap())));
+        if let Some(tyrant) = self.tyrant {
+            let Tyrant { uid, gid, initgroups, file } = tyrant;
+            let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
+            ops.extend([Op::Undumpable, Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
+            ops.extend(file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow })));
+        }
+        ops.push(Op::ForgetCapabilities);
+        ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
+        ops.push(Op::Environment(self.environment));
+        ops.extend(self.start_hook.map(|program| Op::Command {
+            label: "start-hook".into(),
+            program,
+            argument: self.name.clone(),
+        }));
+        let hooks = self.hooks.into_iter();
+        ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-vassal".into(), fatal: true }));
+        ops.push(Op::Exec(self.exec));
+        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, ops }
+    }
+}
+
+/// Hooks that the emperor runs beside its loop: `hook-as-emperor` and kin, `vassals-stop-hook`.
+///
+/// They keep the emperor's identity. A failure is logged and harms nobody.
+#[derive(Clone, Debug, Default)]
+pub struct SideOrder {
+    /// Name of the vassal they are about.
+    pub name: Text,
+    /// Directory they run in.
+    pub directory: Option<Text>,
+    /// Their complete environment, with `UWSGI_VASSAL_CONFIG`, `_PID`, `_UID` and `_GID`.
+    pub environment: Vec<(Text, Text)>,
+    /// `hook-as-emperor`, then `mount-`, `umount-` and `exec-as-emperor`.
+    pub hooks: Vec<Hook>,
+    /// `vassals-stop-hook`.
+    pub stop_hook: Option<Text>,
+}
+
+impl SideOrder {
+    /// The hooks in their order, then the end.
+    #[must_use]
+    pub fn plan(self) -> LaunchPlan {
+        let mut ops = Vec::new();
+        ops.extend(self.directory.map(Op::ChangeDir));
+        ops.push(Op::Environment(self.environment));
+        let hooks = self.hooks.into_iter();
+        ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-emperor".into(), fatal: false }));
+        ops.extend(self.stop_hook.map(|program| Op::Command {
+            label: "stop-hook".into(),
+            program,
+            argument: self.name.clone(),
+        }));
+        ops.push(Op::Exit);
+        LaunchPlan { vassal: self.name, config_pipe: false, ops }
+    }
+}
+
+impl LaunchPlan {
+    /// Whether the launcher must be cloned with `CLONE_NEWPID`, to be process 1 of a pid namespace.
+    #[must_use]
+    pub fn needs_pid_namespace(&self) -> bool {
+        self.ops.contains(&Op::PidNamespace)
+    }
+
+    /// Writes the plan into a memory file that nobody can change any more.
+    ///
+    /// The descriptor is close-on-exec. Needs Linux 3.17.
+    ///
+    /// # Errors
+    /// Of memfd_create(2) or of writing, where memory is short.
+    pub fn seal(&self) -> io::Result<OwnedFd> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let mut file = std::fs::File::from(memfd_create(c"launch-plan", flags)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.rewind()?;
+        let seals =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(file.into())
+    }
+
+    /// Reads a plan from the descriptor that [`seal`](Self::seal) made, and closes it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not a plan of this version of the program.
+    pub fn read(fd: OwnedFd) -> io::Result<Self> {
+        let mut text = Vec::new();
+        std::fs::File::from(fd).take(MAX_PLAN_BYTES).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+impl Op {
+    /// What the launcher is doing while it runs this operation.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        use super::hook::Kind;
+        match self {
+            Self::ChangeDir(_) => Step::ChangeDir,
+            Self::PidNamespace => Step::PidNamespace,
+            Self::Namespaces(_) => Step::Namespaces,
+            Self::BoundCapabilities(_) | Self::ForgetCapabilities | Self::Undumpable => Step::Capabilities,
+            Self::SetGroup(_) => Step::Group,
+            Self::SetGroups(_) => Step::Groups,
+            Self::SetUser(_) => Step::User,
+            Self::DieWithEmperor => Step::Emperor,
+            Self::VerifyOwner(_) => Step::Owner,
+            Self::Environment(_) => Step::Environment,
+            Self::Command { .. } => Step::Command,
+            Self::Hook { hook, .. } => match hook.kind {
+                Kind::Hook => Step::Hook,
+                Kind::Mount => Step::Mount,
+                Kind::Unmount => Step::Unmount,
+                Kind::Exec => Step::Command,
+            },
+            Self::Exec(_) | Self::Exit => Step::Exec,
+        }
+    }
+}
+
+/// One operation a line, numbered, with what it acts on: what `emperor check --plan` prints.
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, op) in (1..).zip(&self.ops) {
+            writeln!(f, "{number:2}  {op}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChangeDir(path) => write!(f, "chdir {path}"),
+            Self::PidNamespace => f.write_str("pid-namespace"),
+            Self::Namespaces(set) => write!(f, "namespaces {set}"),
+            Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
+            Self::Undumpable => f.write_str("capabilities not dumpable, not traceable"),
+            Self::SetGroup(gid) => write!(f, "group {gid}"),
+            Self::SetGroups(Groups::Exactly(list)) if list.is_empty() => f.write_str("groups none"),
+            Self::SetGroups(Groups::Exactly(list)) => write!(f, "groups {list:?}"),
+            Self::SetGroups(Groups::OfUser(uid)) => write!(f, "groups of uid {uid}"),
+            Self::SetUser(uid) => write!(f, "user {uid}"),
+            Self::ForgetCapabilities => f.write_str("capabilities pass none on"),
+            Self::DieWithEmperor => f.write_str("emperor die with it"),
+            Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow }) => {
+                let link = if *nofollow { ", the link itself" } else { "" };
+                write!(f, "owner {path} is {uid}:{gid}{link}")
+            }
+            Self::Environment(entries) => {
+                f.write_str("environment")?;
+                entries.iter().try_for_each(|(name, value)| write!(f, "\n      {name}={value}"))
+            }
+            Self::Command { program, argument, .. } => write!(f, "command {program} {argument}"),
+            Self::Hook { hook, phase, fatal } => {
+                write!(f, "{} {hook} ({phase}{})", self.step().name(), if *fatal { "" } else { ", may fail" })
+            }
+            Self::Exec(exec) => {
+                f.write_str("exec")?;
+                let or = |n| if n == 0 { "" } else { " or" };
+                exec.programs
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(n, program)| write!(f, "{} {program}", or(n)))?;
+                exec.args.iter().try_for_each(|arg| write!(f, "\n      {arg}"))?;
+                match &exec.magic {
+                    Some(magic) => write!(f, "\n      (exec://{} if executable)", magic.file),
+                    None => Ok(()),
+                }
+            }
+            Self::Exit => f.write_str("exit"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    fn full_order() -> VassalOrder {
+        let hook = |text: &str| Hook::parse(OsStr::new(text)).unwrap();
+        VassalOrder {
+            name: "a.ini".into(),
+            directory: Some("/srv/vassals".into()),
+            namespaces: Namespaces::parse("uts,pid,fs").unwrap().0,
+            capabilities: Some(Capabilities::parse("net_bind_service").unwrap().0),
+            tyrant: Tyrant::new(1000, 1001)
+                .map(|t| t.with_groups_of_user(true).of_file("a.ini".into(), true)),
+            die_with_emperor: true,
+            environment: vec![("UWSGI_EMPEROR_FD".into(), "3".into())],
+            start_hook: Some("/bin/start".into()),
+            hooks: vec![hook("!putenv:KEY=1"), Hook::exec(OsStr::new("true"))],
+            exec: Exec {
+                programs: vec!["mine".into(), "/usr/bin/uwsgi".into()],
+                args: vec!["--ini".into(), "a.ini".into()],
+                magic: Some(MagicExec { file: "a.ini".into(), argument: 1 }),
+            },
+            config_pipe: false,
+        }
+    }
+
+    #[test]
+    fn a_plan_lists_the_outside_view_first_identity_next_and_the_exec_last() {
+        let expected = " 1  chdir /srv/vassals
+ 2  pid-namespace
+ 3  namespaces mount,uts
+ 4  capabilities keep setpcap,net_bind_service in the bounding set
+ 5  capabilities not dumpable, not traceable
+ 6  group 1001
+ 7  groups of uid 1000
+ 8  user 1000
+ 9  owner a.ini is 1000:1001, the link itself
+10  capabilities pass none on
+11  emperor die with it
+12  environment
+      UWSGI_EMPEROR_FD=3
+13  command /bin/start a.ini
+14  hook --- PRIVATE HOOK --- (as-vassal)
+15  command \"true\" (as-vassal)
+16  exec mine or /usr/bin/uwsgi
+      --ini
+      a.ini
+      (exec://a.ini if executable)
+";
+        assert_eq!(full_order().plan().to_string(), expected);
+    }
+
+    #[test]
+    fn an_ordinary_vassal_needs_no_more_than_its_environment_and_an_exec() {
+        let order = VassalOrder { name: "a.ini".into(), ..VassalOrder::default() };
+        assert_eq!(order.plan().to_string(), " 1  capabilities pass none on\n 2  environment\n 3  exec\n");
+    }
+
+    #[test]
+    fn hooks_beside_the_loop_may_fail_and_end_without_an_exec() {
+        let hooks = vec![Hook::exec(OsStr::new("logger hello"))];
+        let order =
+            SideOrder { name: "a.ini".into(), hooks, stop_hook: Some("stop".into()), ..SideOrder::default() };
+        let expected = " 1  environment\n 2  command \"logger hello\" (as-emperor, may fail)\n 3  command stop a.ini\n 4  exit\n";
+        assert_eq!(order.plan().to_string(), expected);
+    }
+
+    #[test]
+    fn root_is_no_tyrant_identity() {
+        assert_eq!(Tyrant::new(0, 1000), None);
+        assert_eq!(Tyrant::new(1000, 0), None);
+    }
+
+    #[test]
+    fn a_sealed_plan_is_read_back_and_cannot_be_changed() {
+        let plan = full_order().plan();
+        let fd = plan.seal().unwrap();
+        let mut other = std::fs::File::from(fd.try_clone().unwrap());
+        assert!(other.write_all(b"x").is_err());
+        assert!(other.set_len(0).is_err());
+        assert_eq!(LaunchPlan::read(fd).unwrap(), plan);
+    }
+}

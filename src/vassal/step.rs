@@ -1,0 +1,122 @@
+//! The one table of a launch's steps: stable name ↔ exit status ↔ what a person reads.
+//!
+//! A launcher that cannot go on ends with the status of the step that failed; the same name stands in its
+//! report, in the log and in the stats. Where systemd has a status for the same step it is the same number
+//! (200 and up, systemd.exec(5)); 180 to 199 are ours. None is a status that uWSGI gives a meaning to
+//! (0, 1, 5, 15, 17, 22, 26, 29, 30, 31, 173). The number of a step that is no more goes to `RETIRED`.
+
+use serde::{Deserialize, Serialize};
+
+/// Statuses that once had a meaning and never get another.
+#[cfg(test)]
+const RETIRED: &[u8] = &[];
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident = $status:literal, $name:literal, $why:literal;)*) => {
+        /// What a launcher was doing.
+        #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+        pub enum Step {
+            $($(#[$doc])* #[serde(rename = $name)] $step,)*
+        }
+
+        impl Step {
+            /// Every step, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$step),*];
+
+            /// Exit status of a launcher that failed here.
+            #[must_use]
+            pub const fn status(self) -> u8 {
+                match self { $(Self::$step => $status),* }
+            }
+
+            /// The stable name, as in logs, stats and the documentation.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$step => $name),* }
+            }
+
+            /// What could not be done, as it stands in a sentence after "cannot".
+            #[must_use]
+            pub const fn why(self) -> &'static str {
+                match self { $(Self::$step => $why),* }
+            }
+        }
+    };
+}
+
+steps! {
+    /// Reading the plan itself.
+    Plan = 180, "plan", "read its launch plan";
+    /// Asking to die with the emperor.
+    Emperor = 181, "emperor", "tie its life to the emperor";
+    /// Becoming root of a fresh user namespace.
+    UserNamespace = 182, "user-namespace", "become root of its user namespace";
+    /// Finding itself as first process of a pid namespace.
+    PidNamespace = 183, "pid-namespace", "be the first process of its pid namespace";
+    /// Comparing the owner of the configuration with what was decided.
+    Owner = 184, "owner", "confirm the owner of its configuration";
+    /// Setting the environment.
+    Environment = 185, "environment", "set its environment";
+    /// A `hook-…` action.
+    Hook = 186, "hook", "run the hook";
+    /// A `mount-…` action.
+    Mount = 187, "mount", "mount";
+    /// A `umount-…` action.
+    Unmount = 188, "umount", "unmount";
+    /// A command of `exec-…`, or a start or stop hook.
+    Command = 189, "command", "run the command";
+    /// Replacing the supplementary groups.
+    Groups = 190, "groups", "set its supplementary groups";
+    /// Entering the working directory.
+    ChangeDir = 200, "chdir", "enter its directory";
+    /// Taking or passing on descriptors.
+    Descriptors = 202, "descriptors", "hand over its descriptors";
+    /// Executing the engine.
+    Exec = 203, "exec", "execute its program";
+    /// Signal mask and dispositions.
+    Signals = 207, "signals", "reset its signals";
+    /// Changing the group.
+    Group = 216, "group", "change its group";
+    /// Changing the user.
+    User = 217, "user", "change its user";
+    /// Any capability set.
+    Capabilities = 218, "capabilities", "limit its capabilities";
+    /// Entering fresh namespaces.
+    Namespaces = 226, "namespaces", "enter its namespaces";
+}
+
+impl Step {
+    /// The step behind the exit status of a launcher.
+    #[must_use]
+    pub fn from_status(status: i32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|step| i32::from(step.status()) == status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_status_or_name_is_given_twice_or_collides_with_uwsgi() {
+        let mut statuses: HashSet<u8> =
+            RETIRED.iter().copied().chain([0, 1, 5, 15, 17, 22, 26, 29, 30, 31, 173]).collect();
+        let mut names = HashSet::new();
+        for step in Step::ALL {
+            assert!((180..=250).contains(&step.status()), "{step:?} is out of range");
+            assert!(statuses.insert(step.status()), "{step:?} repeats a status");
+            assert!(names.insert(step.name()), "{step:?} repeats a name");
+            assert_eq!(Step::from_status(step.status().into()), Some(*step));
+        }
+    }
+
+    #[test]
+    fn the_table_in_the_documentation_is_this_table() {
+        let page = include_str!("../../docs/design/launcher.md");
+        for step in Step::ALL {
+            let row = format!("| {} | `{}` | cannot {} |", step.status(), step.name(), step.why());
+            assert!(page.contains(&row), "docs/design/launcher.md lacks: {row}");
+        }
+    }
+}
