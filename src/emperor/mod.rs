@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod court;
+pub mod hands;
+pub mod log;
 pub mod source;

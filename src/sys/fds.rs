@@ -167,3 +167,14 @@ impl Readable {
         Ok(())
     }
 }
+
+/// How many of the bytes written to a socket its peer has not read yet, with the kernel's own cost of each.
+///
+/// # Errors
+/// ioctl(2), `SIOCOUTQ`.
+pub fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one integer to a valid out-pointer.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
+}

@@ -1,5 +1,6 @@
 //! Every `unsafe` block and every raw system call of the program. Imports nothing of ours.
 
+pub mod clock;
 pub mod fds;
 pub mod process;
 pub mod spawn;
