@@ -4,4 +4,7 @@
 pub mod court;
 pub mod hands;
 pub mod log;
+pub mod signals;
 pub mod source;
+pub mod stats;
+pub mod systemd;

@@ -1,0 +1,73 @@
+//! What the emperor tells the service manager (`NOTIFY_SOCKET`, sd_notify(3)): ready, status, watchdog, the end.
+//!
+//! Every message is one datagram that is dropped when nobody listens; nothing here fails the emperor.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The service manager, if there is one.
+#[derive(Debug, Default)]
+pub struct Manager {
+    told: Option<u32>,
+    ready: bool,
+}
+
+impl Manager {
+    /// What is going on before the vassals are looked for.
+    pub fn initializing(&self) {
+        send(&[NotifyState::Status("initializing the Emperor")]);
+    }
+
+    /// The number of governed vassals; said only when it has changed.
+    pub fn governing(&mut self, vassals: u32) {
+        if self.told.replace(vassals) != Some(vassals) {
+            send(&[NotifyState::Status(&format!("The Emperor is governing {vassals} vassals"))]);
+        }
+    }
+
+    /// The sources have been read and their vassals started. Said once.
+    pub fn ready(&mut self) {
+        if !std::mem::replace(&mut self.ready, true) {
+            send(&[NotifyState::Ready]);
+        }
+    }
+
+    /// All vassals are being told to reload; [`Manager::reloaded`] must follow.
+    pub fn reloading(&self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            send(&[NotifyState::Reloading, now]);
+        }
+    }
+
+    /// They have been told.
+    pub fn reloaded(&self) {
+        send(&[NotifyState::Ready]);
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        send(&[NotifyState::Stopping]);
+    }
+
+    /// The last vassal is gone.
+    pub fn buried(&self) {
+        send(&[NotifyState::Status("The Emperor is buried.")]);
+    }
+
+    /// How often [`Manager::alive`] is to be said: half of what the manager allows. `None` if it does not ask.
+    #[must_use]
+    pub fn watchdog() -> Option<Duration> {
+        sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    }
+
+    /// The loop turns.
+    pub fn alive(&self) {
+        send(&[NotifyState::Watchdog]);
+    }
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    // The manager may be restarting, or its socket full; the next change is told anew.
+    let _ = sd_notify::notify(states);
+}
