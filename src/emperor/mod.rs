@@ -3,6 +3,7 @@
 
 pub mod court;
 pub mod hands;
+pub mod listen;
 pub mod log;
 pub mod signals;
 pub mod source;

@@ -56,6 +56,8 @@ pub struct Program<'a> {
     pub kept: &'a [RawFd],
     /// Signal that the child gets when our thread dies; 0 for none. prctl(2), `PR_SET_PDEATHSIG`.
     pub parent_death_signal: i32,
+    /// Whether the child is the first process of a new pid namespace. clone(2), `CLONE_NEWPID`.
+    pub new_pid_namespace: bool,
 }
 
 /// One program to try.
@@ -154,8 +156,9 @@ impl Spawner {
     }
 
     fn clone_and_run(&mut self, task: &mut Task<'_>) -> io::Result<Child> {
-        let flags =
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
+        let namespace = if task.program.new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
+        let flags = shared | namespace | libc::SIGCHLD;
         let mut pidfd: RawFd = -1;
         let everything = nix::sys::signal::SigSet::all();
         let before = everything.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;

@@ -56,3 +56,23 @@ pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, no_info, 0) };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// A child that has ended and is not reaped yet, if there is one. It stays so.
+#[must_use]
+pub fn peek_ended() -> Option<i32> {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is a valid out-pointer for the duration of the call.
+    let r = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, how) };
+    // SAFETY: waitid filled the child fields, or left them zero when nothing has ended.
+    let pid = unsafe { info.si_pid() };
+    (r == 0 && pid > 0).then_some(pid)
+}
+
+/// Reaps a child that has ended, whatever its end.
+pub fn reap_pid(pid: i32) {
+    // A child that is not ours any more has been reaped by somebody; there is nothing to do about it.
+    let _ =
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+}

@@ -70,7 +70,7 @@ impl std::fmt::Display for Engine {
             Self::BinaryPath(_) => write!(f, "{path} (binary-path)"),
             Self::Uwsgi(_) => write!(f, "{path} (uWSGI, found in PATH)"),
             Self::Builtin(_) => {
-                write!(f, "{path} engine (built in, static files only: no uWSGI is installed)")
+                write!(f, "{path} (the built-in engine, for static files only: no uWSGI is installed)")
             }
         }
     }
@@ -162,19 +162,13 @@ impl Templates {
     /// The programs to try for a vassal, in order, each with the whole of its arguments.
     #[must_use]
     pub fn commands(&self, engine: &Engine, arguments: &[Vec<u8>], path: &OsStr) -> Vec<Command> {
-        let with = |program: &OsStr, files: Vec<PathBuf>, role: Option<&[u8]>| {
-            let all = std::iter::once(program.as_bytes().to_vec())
-                .chain(role.map(<[u8]>::to_vec))
-                .chain(arguments.iter().cloned());
-            Command { files, arguments: all.collect() }
+        let command = |program: &OsStr| {
+            let all = std::iter::once(program.as_bytes().to_vec()).chain(arguments.iter().cloned());
+            Command { files: search(program, path), arguments: all.collect() }
         };
-        let searched = |program: &OsString| with(program, search(program, path), None);
-        let main = match engine {
-            Engine::Builtin(own) => with(OsStr::new("emperor"), vec![own.clone()], Some(b"engine")),
-            other => with(other.program().as_os_str(), search(other.program().as_os_str(), path), None),
-        };
-        let overrides = self.overrides.iter().map(searched);
-        overrides.chain([main]).chain(self.fallbacks.iter().map(searched)).collect()
+        let overrides = self.overrides.iter().map(OsString::as_os_str);
+        let fallbacks = self.fallbacks.iter().map(OsString::as_os_str);
+        overrides.chain([engine.program().as_os_str()]).chain(fallbacks).map(command).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod command;
 mod notices;
+mod side;
 mod start;
 
 use std::io;
@@ -16,13 +17,13 @@ use nix::sys::socket::MsgFlags;
 use tracing::{info, warn};
 
 use super::court::{Action, Court, Event, Key, Signal};
-use super::source::VassalName;
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
-use crate::vassal::link::{Order, Word};
+use crate::vassal::link::{Order, Reports, Word};
 
-pub use start::{Launch, Place};
+pub use side::SideHooks;
+pub use start::{Confinement, Launch, Place, TyrantRules};
 
 /// What is open for one vassal.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ struct Held {
     key: Option<Key>,
     link: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
+    /// While its launcher speaks.
+    reports: Option<Box<Reports>>,
 }
 
 /// The hands.
@@ -37,6 +40,7 @@ struct Held {
 pub struct Hands {
     epoll: Epoll,
     held: Vec<Held>,
+    sides: side::Sides,
     spawner: Spawner,
     launch: Launch,
     /// The environment of every vassal that needs nothing special.
@@ -50,23 +54,36 @@ const BATCH: usize = 256;
 /// How much of what a vassal says is read in one go. A flood is read in such pieces, in turn with the others.
 const EARFUL: usize = 4096;
 
-/// The two descriptors of a vassal, told apart by one bit of what the epoll gives back.
+/// What a descriptor in the epoll is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Link,
-    Pidfd,
+enum Token {
+    /// A vassal's link.
+    Link(Key),
+    /// A vassal's process.
+    Process(Key),
+    /// A process beside the vassals, by its place among them.
+    Side(usize),
 }
 
-const PIDFD_BIT: u64 = 1 << 31;
+const PROCESS_BIT: u64 = 1 << 31;
+const SIDE_BIT: u64 = 1 << 30;
 
-impl Kind {
-    fn token(self, key: Key) -> u64 {
-        key.to_bits() | if self == Self::Pidfd { PIDFD_BIT } else { 0 }
+impl Token {
+    fn to_bits(self) -> u64 {
+        match self {
+            Self::Link(key) => key.to_bits(),
+            Self::Process(key) => key.to_bits() | PROCESS_BIT,
+            Self::Side(place) => place as u64 | SIDE_BIT,
+        }
     }
 
-    fn of(token: u64) -> (Self, Key) {
-        let kind = if token & PIDFD_BIT == 0 { Self::Link } else { Self::Pidfd };
-        (kind, Key::from_bits(token & !PIDFD_BIT))
+    fn from_bits(bits: u64) -> Self {
+        let key = Key::from_bits(bits & !PROCESS_BIT);
+        match (bits & SIDE_BIT != 0, bits & PROCESS_BIT != 0) {
+            (true, _) => Self::Side(Key::from_bits(bits & !SIDE_BIT).index()),
+            (false, true) => Self::Process(key),
+            (false, false) => Self::Link(key),
+        }
     }
 }
 
@@ -78,7 +95,16 @@ impl Hands {
     pub fn new(spawner: Spawner, launch: Launch) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let environment = command::c_strings(launch.environment.of(false, None));
-        Ok(Self { epoll, held: Vec::new(), spawner, launch, environment, rescan: false, buried: false })
+        Ok(Self {
+            epoll,
+            held: Vec::new(),
+            sides: side::Sides::default(),
+            spawner,
+            launch,
+            environment,
+            rescan: false,
+            buried: false,
+        })
     }
 
     /// The descriptor that is readable while [`Hands::collect`] has something to collect.
@@ -103,7 +129,13 @@ impl Hands {
     /// Performs one action; an event comes of some.
     pub fn perform(&mut self, action: &Action, court: &Court) -> Option<Event> {
         match *action {
-            Action::Spawn(key) => return Some(self.start(key, court)),
+            Action::Spawn(key) => {
+                let outcome = self.start(key, court);
+                if let Event::Started(key, pid) = outcome {
+                    self.run_start_hooks(key, pid, court);
+                }
+                return Some(outcome);
+            }
             Action::Admit(key) => return Some(Event::Admitted(key, false)),
             Action::Reload { key, .. } => return self.reload(key, court),
             Action::Stop(key, order) => {
@@ -116,7 +148,8 @@ impl Hands {
                     link.is_some_and(|link| fds::unread_bytes(link.as_fd()).is_ok_and(|bytes| bytes > 0));
                 return Some(Event::Unread(key, unread));
             }
-            Action::PushConfig(_) | Action::Listen(_) | Action::Ended(_) => {}
+            Action::PushConfig(_) | Action::Listen(_) => {}
+            Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
@@ -141,9 +174,10 @@ impl Hands {
             }
         };
         for event in &ready[..count] {
-            match Kind::of(event.data()) {
-                (Kind::Link, key) => self.listen_to(key, events),
-                (Kind::Pidfd, key) => self.reap(key, court, events),
+            match Token::from_bits(event.data()) {
+                Token::Link(key) => self.listen_to(key, court, events),
+                Token::Process(key) => self.reap(key, court, events),
+                Token::Side(place) => self.sides.reap(place),
             }
         }
         count > 0
@@ -153,12 +187,18 @@ impl Hands {
         self.held.get_mut(key.index()).filter(|held| held.key == Some(key))
     }
 
-    fn hold(&mut self, key: Key, link: OwnedFd, pidfd: OwnedFd) -> nix::Result<()> {
+    fn hold(
+        &mut self,
+        key: Key,
+        link: OwnedFd,
+        pidfd: OwnedFd,
+        reports: Option<Box<Reports>>,
+    ) -> nix::Result<()> {
         let readable = EpollFlags::EPOLLIN;
         let watched = self
             .epoll
-            .add(&link, EpollEvent::new(readable, Kind::Link.token(key)))
-            .and_then(|()| self.epoll.add(&pidfd, EpollEvent::new(readable, Kind::Pidfd.token(key))));
+            .add(&link, EpollEvent::new(readable, Token::Link(key).to_bits()))
+            .and_then(|()| self.epoll.add(&pidfd, EpollEvent::new(readable, Token::Process(key).to_bits())));
         if let Err(error) = watched {
             // A vassal that cannot be watched must not run. It has just started; its end takes no time.
             let _ = wait::signal(pidfd.as_fd(), nix::libc::SIGKILL);
@@ -170,12 +210,12 @@ impl Hands {
         if self.held.len() <= key.index() {
             self.held.resize_with(key.index() + 1, Held::default);
         }
-        self.held[key.index()] = Held { key: Some(key), link: Some(link), pidfd: Some(pidfd) };
+        self.held[key.index()] = Held { key: Some(key), link: Some(link), pidfd: Some(pidfd), reports };
         Ok(())
     }
 
     /// Reads what a vassal says. Repeated words count once: a flood costs little.
-    fn listen_to(&mut self, key: Key, events: &mut Vec<Event>) {
+    fn listen_to(&mut self, key: Key, court: &Court, events: &mut Vec<Event>) {
         let Some(held) = self.held(key) else { return };
         let Some(link) = &held.link else { return };
         let mut bytes = [0; EARFUL];
@@ -186,7 +226,18 @@ impl Hands {
             }
             Ok(count) => {
                 let mut said = [false; 256];
-                for byte in &bytes[..count] {
+                let words = match &mut held.reports {
+                    Some(reports) => {
+                        let (told, words) = reports.feed(&bytes[..count]);
+                        start::log_failures(&told, court.get(key).map(|vassal| &vassal.name));
+                        if reports.is_over() {
+                            held.reports = None;
+                        }
+                        words
+                    }
+                    None => &bytes[..count],
+                };
+                for byte in words {
                     if !std::mem::replace(&mut said[usize::from(*byte)], true)
                         && let Some(word) = Word::from_byte(*byte)
                     {
@@ -214,7 +265,7 @@ impl Hands {
         // Its last words, and the end of its link, come before its death.
         while self.held(key).is_some_and(|held| held.link.is_some()) {
             let before = events.len();
-            self.listen_to(key, events);
+            self.listen_to(key, court, events);
             if events.len() == before {
                 break; // somebody else, whom it left behind, holds its end
             }
@@ -227,6 +278,20 @@ impl Hands {
             info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid);
         }
         events.push(Event::Died(key, ending == Ending::Exited(0)));
+    }
+
+    /// Reaps processes that were left to us as the first of a container; ours are left to [`Self::collect`].
+    ///
+    /// `false` if one of ours is in the way: collect first, then ask again.
+    pub fn reap_orphans(&mut self, court: &Court) -> bool {
+        while let Some(pid) = wait::peek_ended() {
+            let ours = self.sides.has(pid) || court.vassals().any(|(_, vassal)| vassal.pid == pid);
+            if ours {
+                return false;
+            }
+            wait::reap_pid(pid);
+        }
+        true
     }
 
     fn reload(&mut self, key: Key, court: &Court) -> Option<Event> {

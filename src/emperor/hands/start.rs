@@ -1,27 +1,37 @@
-//! Making a vassal's process.
+//! Making a vassal's process: directly, or through the launcher where it changes its identity or its view.
 
-use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, RawFd};
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tracing::error;
 
+use super::Hands;
 use super::command::{self, Command, Engine, Environment, Subject, Templates};
-use super::{Hands, VassalName};
-use crate::emperor::court::{Court, Event, Key};
-use crate::sys::spawn::{CStrings, Candidate, Program, SpawnError};
+use super::side::{SideHooks, text};
+use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::source::VassalName;
+use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
+use crate::vassal::hook::Hook;
+use crate::vassal::link::{LaunchReport, Reports};
+use crate::vassal::plan::{Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder};
 
 /// Where the vassals of one source start.
 #[derive(Clone, Debug)]
-pub struct Place(CString);
+pub struct Place {
+    path: PathBuf,
+    c_path: CString,
+}
 
 impl Place {
     /// The directory. `None` if its path holds a NUL, which no path does.
     #[must_use]
-    pub fn new(directory: PathBuf) -> Option<Self> {
-        CString::new(directory.into_os_string().into_encoded_bytes()).ok().map(Self)
+    pub fn new(path: PathBuf) -> Option<Self> {
+        let c_path = CString::new(path.as_os_str().as_bytes()).ok()?;
+        Some(Self { path, c_path })
     }
 }
 
@@ -38,47 +48,78 @@ pub struct Launch {
     pub path: OsString,
     /// Where they start, by source.
     pub places: Vec<Place>,
+    /// What `UWSGI_VASSALS_DIR` says: the directory of the last source.
+    pub vassals_dir: Text,
     /// `safe-fd`: descriptors that they keep.
     pub safe_fds: Vec<RawFd>,
-    /// What they get when the emperor dies; 0 for nothing.
-    pub parent_death_signal: i32,
+    /// Whether they are killed when the emperor dies (`emperor-die-together`).
+    pub die_together: bool,
+    /// What changes their identity or their view; nothing by default.
+    pub confinement: Confinement,
+    /// What runs beside them.
+    pub beside: SideHooks,
+}
+
+/// What happens to a vassal between the emperor's decision and its engine.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// `emperor-use-clone`.
+    pub namespaces: Namespaces,
+    /// `emperor-cap`.
+    pub capabilities: Option<Capabilities>,
+    /// `emperor-tyrant`.
+    pub tyrant: Option<TyrantRules>,
+    /// `vassals-start-hook`.
+    pub start_hook: Option<Text>,
+    /// `hook-as-vassal`, then `mount-`, `umount-` and `exec-as-vassal`.
+    pub hooks: Vec<Hook>,
+    /// `emperor-magic-exec`.
+    pub magic_exec: bool,
+}
+
+/// How tyrant mode finds out who a vassal is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TyrantRules {
+    /// The owner is that of a symbolic link itself.
+    pub nofollow: bool,
+    /// The user's supplementary groups are set.
+    pub initgroups: bool,
+}
+
+impl Confinement {
+    fn is_none(&self) -> bool {
+        self.namespaces.is_empty()
+            && self.capabilities.is_none()
+            && self.tyrant.is_none()
+            && self.start_hook.is_none()
+            && self.hooks.is_empty()
+            && !self.magic_exec
+    }
 }
 
 impl Hands {
     pub(super) fn start(&mut self, key: Key, court: &Court) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotStarted(key, false) };
-        let base = vassal.zerg.and_then(|zerg| court.get(zerg.base));
-        let subject = match base {
+        let subject = match vassal.zerg.and_then(|zerg| court.get(zerg.base)) {
             Some(base) => Subject::Zerg(base.name.as_bytes()),
             None => Subject::File(vassal.name.as_bytes()),
         };
-        let launch = &self.launch;
-        let arguments = launch.templates.arguments(subject);
-        let commands = launch.templates.commands(&launch.engine, &arguments, &launch.path);
-        let special =
-            vassal.zerg.map(|zerg| command::c_strings(launch.environment.of(false, Some(zerg.number))));
-        let prepared: Vec<_> = commands.iter().flat_map(prepare).collect();
-        if prepared.is_empty() {
+        let arguments = self.launch.templates.arguments(subject);
+        let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
+        if commands.iter().all(|command| command.files.is_empty()) {
             no_program(&vassal.name, &commands);
             return Event::NotStarted(key, false);
         }
-        let candidates: Vec<_> =
-            prepared.iter().map(|(path, arguments)| Candidate { path, arguments }).collect();
-        let (ours, theirs) =
-            match socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC) {
-                Ok(pair) => pair,
-                Err(_) => return Event::NotStarted(key, true),
-            };
-        let program = Program {
-            candidates: &candidates,
-            environment: special.as_ref().unwrap_or(&self.environment),
-            cwd: self.launch.places.get(usize::from(vassal.source.0)).map(|place| place.0.as_c_str()),
-            stdin: None,
-            passed: [Some(theirs.as_fd()), None, None],
-            kept: &self.launch.safe_fds,
-            parent_death_signal: self.launch.parent_death_signal,
+        let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
+        let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
+        let direct = self.launch.confinement.is_none();
+        let child = if direct {
+            self.start_directly(vassal, &commands, theirs.as_fd())
+        } else {
+            self.start_launcher(vassal, &commands, theirs.as_fd())
         };
-        let child = match self.spawner.spawn(&program) {
+        drop(theirs);
+        let child = match child {
             Ok(child) => child,
             Err(SpawnError::NoProcess(_)) => return Event::NotStarted(key, true),
             Err(failure) => {
@@ -86,13 +127,133 @@ impl Hands {
                 return Event::NotStarted(key, false);
             }
         };
+        let reports = (!direct).then(Box::<Reports>::default);
         let pid = child.pid;
-        drop(theirs);
-        match self.hold(key, ours, child.pidfd) {
+        match self.hold(key, ours, child.pidfd, reports) {
             Ok(()) => Event::Started(key, pid),
             Err(_) => Event::NotStarted(key, true),
         }
     }
+
+    fn start_directly(
+        &mut self,
+        vassal: &Vassal,
+        commands: &[Command],
+        link: BorrowedFd<'_>,
+    ) -> Result<Child, SpawnError> {
+        let launch = &self.launch;
+        let special =
+            vassal.zerg.map(|zerg| command::c_strings(launch.environment.of(false, Some(zerg.number))));
+        let prepared: Vec<_> = commands.iter().flat_map(prepare).collect();
+        let candidates: Vec<_> =
+            prepared.iter().map(|(path, arguments)| Candidate { path, arguments }).collect();
+        self.spawner.spawn(&Program {
+            candidates: &candidates,
+            environment: special.as_ref().unwrap_or(&self.environment),
+            cwd: launch.places.get(usize::from(vassal.source.0)).map(|place| place.c_path.as_c_str()),
+            stdin: None,
+            passed: [Some(link), None, None],
+            kept: &launch.safe_fds,
+            parent_death_signal: if launch.die_together { nix::libc::SIGKILL } else { 0 },
+            new_pid_namespace: false,
+        })
+    }
+
+    fn start_launcher(
+        &mut self,
+        vassal: &Vassal,
+        commands: &[Command],
+        link: BorrowedFd<'_>,
+    ) -> Result<Child, SpawnError> {
+        let plan = self.plan(vassal, commands).map_err(SpawnError::Prepare)?;
+        let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
+        let (path, arguments) = launcher();
+        let nothing = CStrings::new(Vec::new());
+        let place = self.launch.places.get(usize::from(vassal.source.0));
+        self.spawner.spawn(&Program {
+            candidates: &[Candidate { path: &path, arguments: &arguments }],
+            environment: &nothing,
+            cwd: place.map(|place| place.c_path.as_c_str()),
+            stdin: None,
+            passed: [Some(link), Some(sealed.as_fd()), None],
+            kept: &self.launch.safe_fds,
+            parent_death_signal: 0, // the launcher sets it, after the last change of identity
+            new_pid_namespace: plan.needs_pid_namespace(),
+        })
+    }
+
+    fn plan(&self, vassal: &Vassal, commands: &[Command]) -> io::Result<LaunchPlan> {
+        let launch = &self.launch;
+        let confinement = &launch.confinement;
+        let name = Text::from(vassal.name.as_path().as_os_str());
+        let tyrant = match confinement.tyrant {
+            None => None,
+            Some(TyrantRules { nofollow, initgroups }) => {
+                let identity = &vassal.identity;
+                let tyrant =
+                    Tyrant::new(identity.uid, identity.gid).ok_or(io::ErrorKind::PermissionDenied)?;
+                Some(tyrant.with_groups_of_user(initgroups).of_file(name.clone(), nofollow))
+            }
+        };
+        let mut environment: Vec<_> = launch
+            .environment
+            .of(false, vassal.zerg.map(|zerg| zerg.number))
+            .into_iter()
+            .map(|entry| pair(&entry))
+            .collect();
+        if confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
+            let place = launch.places.get(usize::from(vassal.source.0));
+            let dir = place.map_or_else(|| launch.vassals_dir.clone(), |place| text(&place.path));
+            environment.push(("UWSGI_VASSALS_DIR".into(), dir));
+        }
+        let order = VassalOrder {
+            name: name.clone(),
+            directory: None, // the spawner puts it there
+            namespaces: confinement.namespaces,
+            capabilities: confinement.capabilities,
+            tyrant,
+            die_with_emperor: launch.die_together,
+            environment,
+            start_hook: confinement.start_hook.clone(),
+            hooks: confinement.hooks.clone(),
+            exec: exec(commands, confinement.magic_exec.then_some(name)),
+            config_pipe: false,
+        };
+        Ok(order.plan())
+    }
+}
+
+/// The launcher: this program, whatever has become of its file since it was started.
+pub(super) fn launcher() -> (CString, CStrings) {
+    let arguments = [c"emperor", c"vassal", c"--plan"].map(CString::from);
+    (c"/proc/self/exe".into(), CStrings::new(arguments.into()))
+}
+
+/// Says what launchers report to have failed.
+pub(super) fn log_failures(reports: &[LaunchReport], name: Option<&VassalName>) {
+    for report in reports {
+        if let (LaunchReport::Failed(failure), Some(name)) = (report, name) {
+            error!("[emperor] vassal {name} cannot be started: {failure}");
+        }
+    }
+}
+
+fn exec(commands: &[Command], magic: Option<Text>) -> Exec {
+    let text = |bytes: &Vec<u8>| Text::from(OsStr::from_bytes(bytes));
+    let programs = commands.iter().filter_map(|command| command.arguments.first().map(text)).collect();
+    let args: Vec<_> =
+        commands.first().map_or(Vec::new(), |command| command.arguments.iter().skip(1).map(text).collect());
+    let magic = magic.and_then(|file| {
+        let argument = args.iter().position(|argument| *argument == file)?;
+        Some(MagicExec { file, argument })
+    });
+    Exec { programs, args, magic }
+}
+
+fn pair(entry: &[u8]) -> (Text, Text) {
+    let at = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
+    let value = entry.get(at + 1..).unwrap_or_default();
+    (Text::from(OsStr::from_bytes(&entry[..at])), Text::from(OsStr::from_bytes(value)))
 }
 
 fn prepare(command: &Command) -> Vec<(CString, CStrings)> {

@@ -1,0 +1,140 @@
+//! Processes beside the vassals: the hooks that run as the emperor. The loop never waits for them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use tracing::{error, warn};
+
+use super::{Hands, Token};
+use crate::emperor::court::{Court, Key};
+use crate::emperor::source::VassalName;
+use crate::sys::spawn::{CStrings, Candidate, Program};
+use crate::sys::wait::{self, Ending};
+use crate::vassal::hook::Hook;
+use crate::vassal::plan::{LaunchPlan, SideOrder, Text};
+
+/// The hooks that run as the emperor when vassals come and go.
+#[derive(Clone, Debug, Default)]
+pub struct SideHooks {
+    /// `hook-as-emperor`, then `mount-`, `umount-` and `exec-as-emperor`: after each start.
+    pub started: Vec<Hook>,
+    /// `vassals-stop-hook`: after each end.
+    pub stopped: Option<Text>,
+}
+
+#[derive(Debug)]
+struct Side {
+    pid: i32,
+    pidfd: OwnedFd,
+    what: String,
+}
+
+/// The processes that run now.
+#[derive(Debug, Default)]
+pub(super) struct Sides(Vec<Option<Side>>);
+
+impl Sides {
+    fn insert(&mut self, side: Side) -> usize {
+        if let Some(place) = self.0.iter().position(Option::is_none) {
+            self.0[place] = Some(side);
+            return place;
+        }
+        self.0.push(Some(side));
+        self.0.len() - 1
+    }
+
+    /// Takes note of one that may have ended.
+    pub(super) fn reap(&mut self, place: usize) {
+        let Some(Some(side)) = self.0.get(place) else { return };
+        match wait::reap(side.pidfd.as_fd()) {
+            Ok(None) => return,
+            Ok(Some(Ending::Exited(0))) => {}
+            Ok(Some(ending)) => warn!("[emperor] {} {ending}", side.what),
+            Err(error) => warn!("[emperor] cannot learn how {} ended: {error}", side.what),
+        }
+        self.0[place] = None;
+    }
+
+    /// Whether this process is one of them.
+    pub(super) fn has(&self, pid: i32) -> bool {
+        self.0.iter().flatten().any(|side| side.pid == pid)
+    }
+}
+
+impl Hands {
+    pub(super) fn run_start_hooks(&mut self, key: Key, pid: i32, court: &Court) {
+        if self.launch.beside.started.is_empty() {
+            return;
+        }
+        let Some(vassal) = court.get(key) else { return };
+        let name = String::from_utf8_lossy(vassal.name.as_bytes()).into_owned();
+        let facts = [
+            ("UWSGI_VASSAL_CONFIG", name),
+            ("UWSGI_VASSAL_PID", pid.to_string()),
+            ("UWSGI_VASSAL_UID", vassal.identity.uid.to_string()),
+            ("UWSGI_VASSAL_GID", vassal.identity.gid.to_string()),
+        ];
+        let mut environment = own_environment();
+        environment.extend(facts.map(|(name, value)| (name.into(), value.into())));
+        let order = SideOrder {
+            name: Text::from(vassal.name.as_path().as_os_str()),
+            environment,
+            hooks: self.launch.beside.started.clone(),
+            ..SideOrder::default()
+        };
+        self.run_beside(&order.plan(), format!("the as-emperor hook of {}", vassal.name));
+    }
+
+    pub(super) fn run_stop_hook(&mut self, name: &VassalName) {
+        let Some(hook) = self.launch.beside.stopped.clone() else { return };
+        let mut environment = own_environment();
+        environment.push(("UWSGI_VASSALS_DIR".into(), self.launch.vassals_dir.clone()));
+        let order = SideOrder {
+            name: Text::from(name.as_path().as_os_str()),
+            directory: Some(self.launch.vassals_dir.clone()),
+            environment,
+            stop_hook: Some(hook),
+            ..SideOrder::default()
+        };
+        self.run_beside(&order.plan(), format!("the stop hook of {name}"));
+    }
+
+    fn run_beside(&mut self, plan: &LaunchPlan, what: String) {
+        if let Err(cause) = self.try_beside(plan, &what) {
+            error!("[emperor] cannot run {what}: {cause}");
+        }
+    }
+
+    fn try_beside(&mut self, plan: &LaunchPlan, what: &str) -> Result<(), Box<dyn std::error::Error>> {
+        let plan = plan.seal()?;
+        let (path, arguments) = super::start::launcher();
+        let nothing = CStrings::new(Vec::new());
+        let nobody_listens = std::fs::File::options().write(true).open("/dev/null")?;
+        let child = self.spawner.spawn(&Program {
+            candidates: &[Candidate { path: &path, arguments: &arguments }],
+            environment: &nothing,
+            cwd: None,
+            stdin: None,
+            passed: [Some(nobody_listens.as_fd()), Some(plan.as_fd()), None],
+            kept: &[],
+            parent_death_signal: 0,
+            new_pid_namespace: false,
+        })?;
+        let place = self.sides.insert(Side { pid: child.pid, pidfd: child.pidfd, what: what.into() });
+        if let Some(Some(side)) = self.sides.0.get(place) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Side(place).to_bits());
+            self.epoll.add(&side.pidfd, event)?;
+        }
+        Ok(())
+    }
+}
+
+fn own_environment() -> Vec<(Text, Text)> {
+    std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// A path as the text of a plan.
+pub(super) fn text(path: &Path) -> Text {
+    Text::from(path.as_os_str())
+}

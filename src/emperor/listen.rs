@@ -1,0 +1,318 @@
+//! Serving a document to whoever connects: addresses, clients, and their bounds.
+
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// How many clients are served at once; the others wait in the backlog.
+const CLIENTS: usize = 64;
+
+/// How a server is to be set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `HOST:PORT`, `:PORT`, `[V6]:PORT`, `@abstract`, or the path of a unix socket.
+    pub address: String,
+    /// Connections that may wait (`listen`).
+    pub backlog: u32,
+    /// Mode of a unix socket's file (`chmod-socket`); by umask if `None`.
+    pub mode: Option<u32>,
+    /// Wait for an HTTP request and answer with a header (`stats-http`).
+    pub http: bool,
+    /// How long a client may be silent, or not read (`socket-timeout`).
+    pub patience: Duration,
+}
+
+/// Why a server could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct ListenError {
+    address: String,
+    source: io::Error,
+}
+
+/// Listening sockets that hand one document to each client. A unix socket's file goes with it.
+#[derive(Debug)]
+pub struct Server {
+    sockets: Vec<Socket>,
+    _file: Option<SocketFile>,
+    clients: Arc<Semaphore>,
+    options: Options,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Server {
+    /// Binds. Call inside the runtime.
+    ///
+    /// # Errors
+    /// [`ListenError`]: the address is none, is in use, or may not be bound.
+    pub fn bind(options: Options) -> Result<Self, ListenError> {
+        let address = options.address.clone();
+        let failed = |source| ListenError { address, source };
+        let (sockets, file) = bind(&options).map_err(failed)?;
+        Ok(Self { sockets, _file: file, clients: Arc::new(Semaphore::new(CLIENTS)), options })
+    }
+
+    /// The next client. Cancel-safe; never resolves while as many as may be are being served.
+    pub async fn accept(&self) -> Visitor {
+        loop {
+            let Ok(permit) = self.clients.clone().acquire_owned().await else {
+                return std::future::pending().await; // the semaphore is never closed
+            };
+            let accepted = std::future::poll_fn(|context| {
+                for socket in &self.sockets {
+                    if let std::task::Poll::Ready(accepted) = socket.poll_accept(context) {
+                        return std::task::Poll::Ready(accepted);
+                    }
+                }
+                std::task::Poll::Pending
+            });
+            match accepted.await {
+                Ok(stream) => {
+                    let Options { http, patience, .. } = self.options;
+                    return Visitor { stream, http, patience, _permit: permit };
+                }
+                // No descriptor is left, or the client has gone: others are served when there is one again.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_accept(
+        &self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<Box<dyn Stream>>> {
+        fn boxed<S: Stream + 'static>((stream, _): (S, impl Sized)) -> Box<dyn Stream> {
+            Box::new(stream)
+        }
+        match self {
+            Self::Tcp(socket) => socket.poll_accept(context).map_ok(boxed),
+            Self::Unix(socket) => socket.poll_accept(context).map_ok(boxed),
+        }
+    }
+}
+
+/// A client that waits for its document.
+pub struct Visitor {
+    stream: Box<dyn Stream>,
+    http: bool,
+    patience: Duration,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Visitor").finish_non_exhaustive()
+    }
+}
+
+const HTTP_HEADER: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
+    Content-Type: application/json\r\n\r\n";
+
+impl Visitor {
+    /// Sends the document and closes. A client that is too slow loses the rest of it.
+    pub async fn serve(mut self, document: Vec<u8>) {
+        if self.http {
+            let mut request = [0; 4096];
+            match timeout(self.patience, self.stream.read(&mut request)).await {
+                Ok(Ok(1..)) => {}
+                _ => return,
+            }
+            if !matches!(timeout(self.patience, self.stream.write_all(HTTP_HEADER)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        let mut rest = &document[..];
+        while !rest.is_empty() {
+            match timeout(self.patience, self.stream.write(rest)).await {
+                Ok(Ok(written @ 1..)) => rest = &rest[written..],
+                _ => return,
+            }
+        }
+        // The document is out; whether the goodbye arrives is the client's concern.
+        let _ = timeout(self.patience, self.stream.shutdown()).await;
+    }
+}
+
+fn bind(options: &Options) -> io::Result<(Vec<Socket>, Option<SocketFile>)> {
+    let address = options.address.as_str();
+    if let Some(name) = address.strip_prefix('@') {
+        // uWSGI binds the name with a NUL behind it, and its tools look for it without: serve both.
+        let with_nul = [name.as_bytes(), b"\0"].concat();
+        let sockets = [name.as_bytes(), &with_nul[..]]
+            .map(|name| unix(&UnixAddress::from_abstract_name(name)?, options.backlog));
+        return Ok((sockets.into_iter().collect::<io::Result<_>>()?, None));
+    }
+    if address.contains(':') {
+        return Ok((vec![tcp(address, options.backlog)?], None));
+    }
+    let path = Path::new(address);
+    clear_the_way(path)?;
+    let socket = unix(&UnixAddress::from_pathname(path)?, options.backlog)?;
+    if let Some(mode) = options.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok((vec![socket], Some(SocketFile::of(path)?)))
+}
+
+fn tcp(address: &str, backlog: u32) -> io::Result<Socket> {
+    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.into() };
+    let found = full.to_socket_addrs()?.next();
+    let address = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(Socket::Tcp(socket.listen(backlog)?))
+}
+
+fn unix(address: &UnixAddress, backlog: u32) -> io::Result<Socket> {
+    let socket = StdUnixListener::bind_addr(address)?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(backlog)?)?;
+    socket.set_nonblocking(true)?;
+    Ok(Socket::Unix(UnixListener::from_std(socket)?))
+}
+
+/// Removes the socket file of a server that is no more. Anything else in the way stays, and is an error.
+fn clear_the_way(path: &Path) -> io::Result<()> {
+    let there = match std::fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !there.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
+        Err(error) => Err(error),
+    }
+}
+
+/// A socket's file, removed with this value unless somebody has put another one in its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let there = std::fs::symlink_metadata(&path)?;
+        Ok(Self { path, inode: (there.dev(), there.ino()) })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let there = std::fs::symlink_metadata(&self.path);
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == self.inode) {
+            // The emperor is ending, and can do nothing about a directory that has become read-only.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    fn options(address: String) -> Options {
+        Options { address, backlog: 10, mode: Some(0o600), http: false, patience: Duration::from_millis(200) }
+    }
+
+    fn futures(future: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
+    }
+
+    fn read_all(mut stream: impl Read) -> Vec<u8> {
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_unix_socket_is_served_guarded_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let address = path.display().to_string();
+        futures(async {
+            let server = Server::bind(options(address.clone())).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let refused = Server::bind(options(address.clone())).unwrap_err();
+            assert_eq!(
+                std::error::Error::source(&refused).unwrap().to_string(),
+                "another process serves this socket"
+            );
+            let there = path.clone();
+            let client = std::thread::spawn(move || read_all(UnixStream::connect(there).unwrap()));
+            server.accept().await.serve(b"{}".to_vec()).await;
+            // The one that only asked whether somebody serves is served too.
+            let _ = timeout(Duration::from_millis(200), async {
+                server.accept().await.serve(b"{}".to_vec()).await;
+            })
+            .await;
+            assert_eq!(client.join().unwrap(), b"{}");
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_abstract_name_is_served_with_and_without_the_nul_that_uwsgi_adds() {
+        let name = format!("emperor-listen-{}", std::process::id());
+        futures(async {
+            let server = Server::bind(options(format!("@{name}"))).unwrap();
+            for name in [name.clone(), format!("{name}\0")] {
+                let client = std::thread::spawn(move || {
+                    let address = UnixAddress::from_abstract_name(name.as_bytes()).unwrap();
+                    read_all(UnixStream::connect_addr(&address).unwrap())
+                });
+                server.accept().await.serve(b"{}".to_vec()).await;
+                assert_eq!(client.join().unwrap(), b"{}");
+            }
+        });
+    }
+
+    #[test]
+    fn an_http_client_gets_a_header_and_a_silent_one_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        futures(async {
+            let http = Options { http: true, ..options(path.display().to_string()) };
+            let server = Server::bind(http).unwrap();
+            for (request, answered) in [(&b"GET / HTTP/1.0\r\n\r\n"[..], true), (b"", false)] {
+                let path = path.clone();
+                let client = std::thread::spawn(move || {
+                    let mut stream = UnixStream::connect(path).unwrap();
+                    stream.write_all(request).unwrap();
+                    read_all(stream)
+                });
+                server.accept().await.serve(b"{}".to_vec()).await;
+                let answer = client.join().unwrap();
+                assert_eq!(answer.ends_with(b"\r\n\r\n{}"), answered);
+            }
+        });
+    }
+}
