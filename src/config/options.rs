@@ -1,0 +1,228 @@
+//! The option table: every name uWSGI and the emperor know, what it takes and who acts on it.
+//!
+//! `options.tsv` is the source; `options_table.rs` and `docs/options.md` are made from it by
+//! `EMPEROR_BLESS=1 cargo nextest run --test options_table` and that test fails when they are out of step.
+
+use super::options_table::{OPTIONS, PLUGINS};
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// Its name, without dashes in front.
+    pub name: &'static str,
+    /// The index in [`PLUGINS`] of the plugin it belongs to.
+    pub plugin: u8,
+    /// Whether it takes a value on the command line.
+    pub argument: Argument,
+    /// The one-letter form, or 0.
+    pub short: u8,
+    /// How its value is read.
+    pub kind: Kind,
+    /// It acts while it is read, so its value is never expanded.
+    pub immediate: bool,
+    /// Options it turns on.
+    pub implies: &'static [&'static str],
+    /// The option it is another name of; itself if it is none.
+    pub same_as: OptionId,
+    /// Who acts on it.
+    pub handled_by: HandledBy,
+    /// The heading it is listed under; empty if it is not documented here.
+    pub group: &'static str,
+    /// One line of help; empty if it is not documented here.
+    pub help: &'static str,
+    /// Its place in uWSGI's own order, which decides between names that share a letter.
+    pub rank: u16,
+}
+
+impl Opt {
+    /// The option this one is a name of.
+    #[must_use]
+    pub fn canonical(&self) -> &'static Self {
+        &OPTIONS[usize::from(self.same_as.0)]
+    }
+
+    /// The name of its plugin: `core`, `emperor` for our own, or a uWSGI plugin.
+    #[must_use]
+    pub fn plugin_name(&self) -> &'static str {
+        PLUGINS[usize::from(self.plugin)]
+    }
+}
+
+/// An index into the table, always of a canonical option.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct OptionId(pub(super) u16);
+
+/// Whether an option takes a value on the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Argument {
+    /// It is a flag.
+    None,
+    /// It needs one.
+    Value,
+    /// It takes one only glued to it: `--log-date=%H`, `-C660`.
+    Optional,
+}
+
+/// How a value is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the names are those of the column `kind`, which docs/design/config.md explains"
+)]
+pub enum Kind {
+    Bool,
+    BoolOff,
+    Int,
+    Rawint,
+    U64,
+    U16,
+    Mb,
+    Str,
+    StrSpaced,
+    List,
+    ListPair,
+    ListRegex,
+    ListRegexValue,
+    ListNameRegex,
+    ListIp,
+    Socket,
+    SharedSocket,
+    SocketTls,
+    User,
+    Group,
+    Mode3,
+    Umask,
+    Namespaces,
+    Capabilities,
+    Cron,
+    Cron2,
+    Daemon,
+    Env,
+    Route,
+    PluginList,
+    Logic,
+    LogicEnd,
+    Placeholder,
+    Load,
+    Print,
+    Exit,
+    Declare,
+    Clear,
+    SignalAndExit,
+    Special,
+}
+
+/// Who acts on an option that was given to the emperor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HandledBy {
+    /// The emperor: it is what it is for.
+    Emperor,
+    /// The process the emperor runs in, before it starts.
+    Process,
+    /// The configuration language itself.
+    Language,
+    /// Taken, and there is nothing to do.
+    Accepted,
+    /// Means something only in a vassal.
+    Vassal,
+    /// Cannot be done here.
+    Ignored,
+}
+
+/// The set of plugins whose options are known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Plugins(u64);
+
+impl Plugins {
+    /// uWSGI without any plugin.
+    #[must_use]
+    pub fn core() -> Self {
+        let mut set = Self(0);
+        set.load("core");
+        set
+    }
+
+    /// Makes the options of a plugin known; `false` if the table has none of that name.
+    pub fn load(&mut self, name: &str) -> bool {
+        match PLUGINS.iter().position(|p| *p == name) {
+            Some(bit) => {
+                self.0 |= 1 << bit;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether this option is known now.
+    #[must_use]
+    pub fn know(self, option: &Opt) -> bool {
+        self.0 & (1 << option.plugin) != 0
+    }
+}
+
+/// Finds an option by its exact name, whatever plugin it belongs to.
+#[must_use]
+pub fn find(name: &[u8]) -> Option<&'static Opt> {
+    OPTIONS.binary_search_by(|option| option.name.as_bytes().cmp(name)).ok().map(|at| &OPTIONS[at])
+}
+
+/// All options, sorted by name.
+#[must_use]
+pub fn all() -> &'static [Opt] {
+    &OPTIONS
+}
+
+/// The table's name of a plugin as people write it: `python311` and `python3` are `python`, `lua5.4` is `lua`.
+#[must_use]
+pub fn plugin_of(name: &str) -> &str {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let name = name.strip_suffix(".so").unwrap_or(name);
+    let name = name.strip_suffix("_plugin").unwrap_or(name);
+    if PLUGINS.contains(&name) {
+        return name;
+    }
+    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if bare.is_empty() { name } else { bare }
+}
+
+/// The nearest known name to one that is not known, if one is near enough to be what was meant.
+#[must_use]
+pub fn nearest(name: &[u8], plugins: Plugins) -> Option<&'static Opt> {
+    let allowed = match name.len() {
+        0..=2 => return None,
+        3..=5 => 1,
+        _ => 2,
+    };
+    let swapped: Vec<u8> =
+        name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() }).collect();
+    if let Some(option) = find(&swapped).filter(|o| plugins.know(o)) {
+        return Some(option);
+    }
+    OPTIONS
+        .iter()
+        .filter(|o| plugins.know(o) && o.name.len().abs_diff(name.len()) <= allowed)
+        .filter_map(|o| distance(o.name.as_bytes(), &swapped, allowed).map(|d| (d, o.rank, o)))
+        .min_by_key(|(d, rank, _)| (*d, *rank))
+        .map(|(_, _, o)| o)
+}
+
+/// Edit distance with neighbours swapped as one edit, or `None` above `most`.
+fn distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
+    let mut before = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1; b.len() + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut best = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                best = best.min(before[j - 1] + 1);
+            }
+            row[j + 1] = best;
+        }
+        if row.iter().min().is_some_and(|m| *m > most) {
+            return None;
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last.last().copied().filter(|d| *d <= most)
+}
