@@ -1,0 +1,486 @@
+//! The reading itself: sources feed one list of pairs, the list is expanded, then applied.
+
+use super::answers::{Applied, Config, Which};
+use super::blocks::Block;
+use super::declare::Declared;
+use super::door::World;
+use super::error::{ConfigError, Halt, Step, Trouble, halt};
+use super::expand::{Runaway, expand, placeholder};
+use super::magic::FileVars;
+use super::model::{Limits, Origin, Output, Pair, lossy};
+use super::options::{self, Opt, OptionId, Plugins};
+use super::validate::Checks;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::sync::Arc;
+
+/// Whose configuration it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// The emperor's: our own options are known, plugins are taken as given.
+    Emperor,
+    /// A vassal's, or any other uWSGI instance's: exactly what uWSGI would read.
+    Uwsgi,
+}
+
+/// Reads configurations.
+#[derive(Clone, Copy)]
+pub struct Loader<'w> {
+    world: &'w dyn World,
+    limits: Limits,
+    program: &'w str,
+}
+
+impl<'w> Loader<'w> {
+    /// A loader that asks `world` for everything it needs and stops at `limits`.
+    #[must_use]
+    pub fn new(world: &'w dyn World, limits: Limits) -> Self {
+        Self { world, limits, program: "uwsgi" }
+    }
+
+    /// The name this program was called by, for the words of a wrong command line.
+    #[must_use]
+    pub fn called(mut self, program: &'w str) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// Reads the environment, the command line (without the program's name), and all files they name.
+    ///
+    /// When that would end the program with status 1 and a `fallback-config` was given, that file is read instead,
+    /// as the only argument.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the place and the cause; everything said before is in its `output`.
+    pub fn load(
+        &self,
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+        mode: Mode,
+    ) -> Result<Config, ConfigError> {
+        let mut fallback = None;
+        let first = self.load_once(arguments, environment, mode, &mut fallback);
+        let Some(file) = fallback else { return first };
+        let before = match &first {
+            Ok(config) if config.exit == Some(1) => config.output.clone(),
+            Err(error) => {
+                let mut output = (*error.output).clone();
+                output.say(&[error.to_string().as_bytes()]);
+                output
+            }
+            Ok(_) => return first,
+        };
+        let mut second = self.load_once(&[OsString::from_vec(file.clone())], environment, mode, &mut None);
+        let output = match &mut second {
+            Ok(config) => &mut config.output,
+            Err(error) => &mut *error.output,
+        };
+        let mut all = before;
+        all.say(&[b"!!! Fallback config to ", &file, b" !!!"]);
+        all.stdout.append(&mut output.stdout);
+        all.log.append(&mut output.log);
+        *output = all;
+        second
+    }
+
+    fn load_once(
+        &self,
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+        mode: Mode,
+        fallback: &mut Option<Vec<u8>>,
+    ) -> Result<Config, ConfigError> {
+        let mut engine = Engine::new(self, mode);
+        let exit = match engine.run(arguments, environment) {
+            Ok(()) => None,
+            Err(Halt::Exit(status)) => Some(status),
+            Err(Halt::Error(mut error)) => {
+                *fallback = engine.fallback;
+                error.output = Box::new(engine.output);
+                return Err(error);
+            }
+        };
+        *fallback = engine.fallback.take();
+        Ok(engine.finish(exit))
+    }
+}
+
+/// One reading under way.
+pub(super) struct Engine<'w> {
+    pub world: &'w dyn World,
+    pub limits: Limits,
+    pub program: &'w str,
+    pub mode: Mode,
+    /// The environment, as `$(..)` and `if-env` see it.
+    pub environment: HashMap<Vec<u8>, Vec<u8>>,
+    pub pairs: Vec<Pair>,
+    done: Vec<bool>,
+    first: HashMap<Arc<[u8]>, usize>,
+    applied: Vec<Applied>,
+    implied: Vec<(OptionId, Origin)>,
+    pub output: Output,
+    pub plugins: Plugins,
+    /// Names of plugins that are loaded, for `if-plugin`.
+    pub plugin_names: Vec<String>,
+    pub plugin_folders: Vec<Vec<u8>>,
+    pub autoload: bool,
+    pub strict: bool,
+    pub blacklist: Option<Vec<u8>>,
+    pub whitelist: Option<Vec<u8>>,
+    pub block: Option<Arc<Block>>,
+    /// The open block is being carried out: pairs that arrive are its own.
+    pub running: bool,
+    pub reloading: bool,
+    pub declared: Vec<Arc<Declared>>,
+    pub declared_depth: usize,
+    pub fallback: Option<Vec<u8>>,
+    pub inject_before: Vec<Vec<u8>>,
+    pub inject_after: Vec<Vec<u8>>,
+    /// Variables of the file read last, and of the first main file.
+    pub own: FileVars,
+    pub main: Option<FileVars>,
+    pub last_ini: Option<Vec<u8>>,
+    /// How deep we are in files, and in files that cannot be the main one.
+    pub depth: usize,
+    pub templates: usize,
+    pub reads: usize,
+    pub bytes: usize,
+    pub checks: Checks,
+}
+
+impl<'w> Engine<'w> {
+    fn new(loader: &Loader<'w>, mode: Mode) -> Self {
+        let mut plugins = Plugins::core();
+        if mode == Mode::Emperor {
+            plugins.load("emperor");
+        }
+        Self {
+            world: loader.world,
+            limits: loader.limits,
+            program: loader.program,
+            mode,
+            environment: HashMap::new(),
+            pairs: Vec::new(),
+            done: Vec::new(),
+            first: HashMap::new(),
+            applied: Vec::new(),
+            implied: Vec::new(),
+            output: Output::default(),
+            plugins,
+            plugin_names: Vec::new(),
+            plugin_folders: Vec::new(),
+            autoload: false,
+            strict: false,
+            blacklist: None,
+            whitelist: None,
+            block: None,
+            running: false,
+            reloading: false,
+            declared: Vec::new(),
+            declared_depth: 0,
+            fallback: None,
+            inject_before: Vec::new(),
+            inject_after: Vec::new(),
+            own: FileVars::default(),
+            main: None,
+            last_ini: None,
+            depth: 0,
+            templates: 0,
+            reads: 0,
+            bytes: 0,
+            checks: Checks::default(),
+        }
+    }
+
+    fn run(&mut self, arguments: &[OsString], environment: &[(OsString, OsString)]) -> Step {
+        self.take_environment(environment)?;
+        let arguments: Vec<Vec<u8>> = arguments.iter().map(|a| a.clone().into_vec()).collect();
+        for (index, name) in self.command_line(&arguments)? {
+            if name.first() != Some(&b'[') {
+                self.load_by_extension("", &name, &Origin::argument(index))?;
+            }
+        }
+        self.expand_all()?;
+        self.apply_all()
+    }
+
+    fn finish(self, exit: Option<u8>) -> Config {
+        let mut config = Config {
+            pairs: self.pairs,
+            applied: self.applied,
+            implied: self.implied,
+            output: self.output,
+            exit,
+            plugins: self.plugins,
+            mode: self.mode,
+            open_block: self.block.map(|block| block.origin.clone()),
+            strict: self.strict,
+        };
+        if exit.is_none() {
+            config.answer_get();
+        }
+        config
+    }
+
+    /// Variables named `UWSGI_…` are options, in the order of the environment.
+    fn take_environment(&mut self, environment: &[(OsString, OsString)]) -> Step {
+        let bytes = |text: &OsString| text.clone().into_vec();
+        self.environment = environment.iter().map(|(name, value)| (bytes(name), bytes(value))).collect();
+        let reloads = self.environment.get(&b"UWSGI_RELOADS"[..]).map(|v| super::values::atoi(Some(v)));
+        self.reloading = reloads.is_some();
+        let count = reloads.map_or(0, |n| n.saturating_add(1));
+        self.environment.insert(b"UWSGI_RELOADS".to_vec(), count.to_string().into_bytes());
+        self.environment.insert(b"UWSGI_ORIGINAL_PROC_NAME".to_vec(), self.program.as_bytes().to_vec());
+        if let Some(names) = self.environment.get(&b"UWSGI_PLUGINS"[..]).cloned() {
+            self.load_plugins(&names, false, &Origin::variable(b"UWSGI_PLUGINS"))?;
+        }
+        for (name, value) in environment {
+            let (name, value) = (bytes(name), bytes(value));
+            let Some(rest) = name.strip_prefix(b"UWSGI_") else { continue };
+            if !NOT_OPTIONS.iter().any(|no| no.as_bytes() == rest) {
+                let key: Vec<u8> =
+                    rest.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() }).collect();
+                self.push(&key, Some(&value), Origin::variable(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a pair from a source.
+    pub(super) fn push(&mut self, key: &[u8], value: Option<&[u8]>, origin: Origin) -> Step {
+        self.take(key, value, origin, false)
+    }
+
+    /// Takes a pair; a placeholder is finished at once.
+    pub(super) fn take(&mut self, key: &[u8], value: Option<&[u8]>, origin: Origin, frozen: bool) -> Step {
+        self.allowed(key, &origin)?;
+        if !self.running {
+            if super::blocks::is_end(key) {
+                self.block = None;
+            } else if let Some(block) = self.block.clone() {
+                return self.pass_block(&block, key, value, &origin);
+            }
+        }
+        self.append(key, value, origin, frozen)
+    }
+
+    fn allowed(&self, key: &[u8], origin: &Origin) -> Step {
+        let listed = |list: &[u8]| list.split(|b| *b == b' ').any(|word| word.eq_ignore_ascii_case(key));
+        let by = match (&self.blacklist, &self.whitelist) {
+            (Some(list), _) if listed(list) => "blacklist",
+            (_, Some(list)) if !listed(list) => "whitelist",
+            _ => return Ok(()),
+        };
+        halt(origin, Trouble::Forbidden { key: key.to_vec(), by })
+    }
+
+    fn append(&mut self, key: &[u8], value: Option<&[u8]>, origin: Origin, frozen: bool) -> Step {
+        let index = self.pairs.len();
+        self.bytes += key.len() + value.map_or(0, <[u8]>::len);
+        if index >= self.limits.pairs || self.bytes > self.limits.total_bytes {
+            return halt(&origin, Trouble::TooMuch("the configuration is too large".into()));
+        }
+        let key: Arc<[u8]> = key.into();
+        self.first.entry(Arc::clone(&key)).or_insert(index);
+        self.pairs.push(Pair {
+            key: Arc::clone(&key),
+            value: value.map(<[u8]>::to_vec),
+            written: None,
+            origin,
+        });
+        self.done.push(frozen);
+        if frozen {
+            return Ok(());
+        }
+        let Some(option) = self.known(&key) else {
+            if let Some(declared) = self.declared.iter().find(|d| !d.late && *d.name == *key).cloned() {
+                self.done[index] = true;
+                let pair = self.pairs[index].clone();
+                return self.use_declared(&declared, pair.value.as_deref(), &pair.origin);
+            }
+            if self.strict {
+                return halt(&self.pairs[index].origin, Trouble::Strict(key.to_vec()));
+            }
+            return Ok(());
+        };
+        for name in option.implies {
+            if let Some(other) = options::find(name.as_bytes()) {
+                self.implied.push((other.same_as, self.pairs[index].origin.clone()));
+            }
+        }
+        if option.immediate {
+            self.perform_pair(index, option)?;
+        }
+        Ok(())
+    }
+
+    /// The option of that name, if its plugin is loaded.
+    pub(super) fn known(&mut self, key: &[u8]) -> Option<&'static Opt> {
+        let option = options::find(key)?;
+        if self.autoload && !self.plugins.know(option) && option.plugin_name() != "emperor" {
+            self.plugins.load(option.plugin_name());
+        }
+        self.plugins.know(option).then_some(option)
+    }
+
+    fn perform_pair(&mut self, index: usize, option: &'static Opt) -> Step {
+        self.done[index] = true;
+        self.applied.push(Applied { which: Which::Pair(index), option });
+        let Pair { value, origin, .. } = self.pairs[index].clone();
+        self.perform(option, value.as_deref(), &origin)
+    }
+
+    /// Applies a pair that is not in the list.
+    pub(super) fn perform_derived(&mut self, key: &[u8], value: &[u8], origin: Origin) -> Step {
+        if let Some(option) = self.known(key) {
+            let pair =
+                Pair { key: key.into(), value: Some(value.to_vec()), written: None, origin: origin.clone() };
+            self.applied.push(Applied { which: Which::Derived(Box::new(pair)), option });
+            return self.perform(option, Some(value), &origin);
+        }
+        if let Some(declared) = self.declared.iter().find(|d| *d.name == *key).cloned() {
+            return self.use_declared(&declared, Some(value), &origin);
+        }
+        if self.strict {
+            return halt(&origin, Trouble::Strict(key.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// The value of the first pair with that key, if it has one.
+    pub(super) fn first_value(&self, key: &[u8]) -> Option<&[u8]> {
+        self.pairs[*self.first.get(key)?].value.as_deref()
+    }
+
+    fn expand_all(&mut self) -> Step {
+        for symbol in *b"$@%" {
+            for index in 0..self.pairs.len() {
+                if !self.done[index] {
+                    self.expand_one(symbol, index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expand_one(&mut self, symbol: u8, index: usize) -> Step {
+        let Some(value) = self.pairs[index].value.as_deref() else { return Ok(()) };
+        if !value.windows(2).any(|two| two == [symbol, b'(']) {
+            return Ok(());
+        }
+        let (bytes, count) = (self.limits.value_bytes, self.limits.expansions);
+        let result = match symbol {
+            b'$' => expand::<Failed>(symbol, value, bytes, count, |name| {
+                Ok(self.environment.get(name).map(|v| Cow::Borrowed(&v[..])))
+            }),
+            b'%' => {
+                expand(symbol, value, bytes, count, |name| Ok(placeholder(name, |key| self.first_value(key))))
+            }
+            _ => {
+                let (value, origin) = (value.to_vec(), self.pairs[index].origin.clone());
+                expand(symbol, &value, bytes, count, |name| {
+                    self.bring_in(name, &origin).map(|text| Some(Cow::Owned(text))).map_err(Failed::Halt)
+                })
+            }
+        };
+        let pair = &mut self.pairs[index];
+        match result {
+            Ok(None) => {}
+            Ok(Some(new)) => {
+                self.bytes += new.len();
+                if self.bytes > self.limits.total_bytes {
+                    return halt(&pair.origin, Trouble::TooMuch("the configuration is too large".into()));
+                }
+                let old = pair.value.replace(new);
+                pair.written = pair.written.take().or_else(|| old.map(Vec::into_boxed_slice));
+            }
+            Err(Failed::Halt(halt)) => return Err(halt),
+            Err(Failed::Runaway(runaway)) => {
+                let (key, symbol) = (lossy(&pair.key), char::from(symbol));
+                let text = match runaway {
+                    Runaway::Length => {
+                        format!("the value of {key} grows without end: it refers to itself by {symbol}(..)")
+                    }
+                    Runaway::Count => format!("{key} refers to itself, or to too much, by {symbol}(..)"),
+                };
+                return halt(&pair.origin, Trouble::TooMuch(text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies in list order; when that appended pairs, once more from the start.
+    fn apply_all(&mut self) -> Step {
+        let mut from = 0;
+        loop {
+            let count = self.pairs.len();
+            let mut index = from;
+            while index < self.pairs.len() {
+                if !self.done[index] {
+                    self.apply_one(index)?;
+                }
+                index += 1;
+                if self.pairs.len() != count {
+                    break;
+                }
+            }
+            if self.pairs.len() == count {
+                break;
+            }
+            from = 0;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, index: usize) -> Step {
+        let key = Arc::clone(&self.pairs[index].key);
+        if let Some(option) = self.known(&key) {
+            return self.perform_pair(index, option);
+        }
+        if let Some(declared) = self.declared.iter().find(|d| *d.name == *key).cloned() {
+            self.done[index] = true;
+            let pair = self.pairs[index].clone();
+            return self.use_declared(&declared, pair.value.as_deref(), &pair.origin);
+        }
+        if self.strict {
+            return halt(&self.pairs[index].origin, Trouble::Strict(key.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Counts one more thing that is read.
+    pub(super) fn count_read(&mut self, origin: &Origin) -> Step {
+        self.reads += 1;
+        if self.reads > self.limits.reads {
+            let most = self.limits.reads;
+            return halt(origin, Trouble::TooMuch(format!("more than {most} files are read")));
+        }
+        Ok(())
+    }
+}
+
+/// How an expansion failed.
+enum Failed {
+    Runaway(Runaway),
+    Halt(Halt),
+}
+
+impl From<Runaway> for Failed {
+    fn from(runaway: Runaway) -> Self {
+        Self::Runaway(runaway)
+    }
+}
+
+/// Variables that never become options, without `UWSGI_`.
+const NOT_OPTIONS: [&str; 8] = [
+    "RELOADS",
+    "VASSALS_DIR",
+    "EMPEROR_FD",
+    "EMPEROR_FD_CONFIG",
+    "EMPEROR_PROXY",
+    "BROODLORD_NUM",
+    "JAIL_PID",
+    "ORIGINAL_PROC_NAME",
+];
