@@ -4,5 +4,9 @@
 /// Runs the role that the command line asks for.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    match args.split_first() {
+        Some((role, rest)) if role == "vassal" => crate::vassal::launch::main(rest),
+        _ => std::process::ExitCode::SUCCESS,
+    }
 }

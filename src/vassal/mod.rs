@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod hook;
+mod jail;
+pub mod launch;
 pub mod link;
 pub mod plan;
 mod step;

@@ -5,6 +5,7 @@
 //! What needs a uWSGI around it (`call`, `rpc`, `alarm`, `unix_signal` …) is refused when it is read.
 
 mod parse;
+pub mod run;
 
 use std::fmt;
 

@@ -1,0 +1,89 @@
+//! Capability sets of the calling thread, as bits. Source: capabilities(7).
+//!
+//! Caller: the launcher and the emperor's start, both with a single thread.
+
+use std::io;
+
+use caps::{CapSet, CapsHashSet, errors::CapsError};
+use nix::errno::Errno;
+
+/// Drops every capability that is not in `keep` from the bounding set, also those newer than this program.
+///
+/// # Errors
+/// `EPERM` without CAP_SETPCAP in the user namespace.
+pub fn bound(keep: u64) -> io::Result<()> {
+    for number in 0..u64::BITS {
+        // SAFETY: reads one bit of the bounding set.
+        let there = unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) };
+        if there < 0 {
+            break; // EINVAL: the kernel knows no capability of this number
+        }
+        if there == 1 && keep & 1 << number == 0 {
+            // SAFETY: changes one bit of the bounding set.
+            let r = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+            if r < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Empties the ambient set, so that the next exec gives a user other than root nothing.
+///
+/// # Errors
+/// None on Linux 4.3 and later.
+pub fn clear_ambient() -> io::Result<()> {
+    caps::clear(None, CapSet::Ambient).map_err(as_io)
+}
+
+/// Empties every set but the bounding one.
+///
+/// # Errors
+/// None in practice: giving up needs no permission.
+pub fn clear_all() -> io::Result<()> {
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(as_io)?;
+    }
+    Ok(())
+}
+
+/// Makes the permitted, effective and inheritable sets exactly `bits`, as far as they are permitted now.
+///
+/// # Errors
+/// `EPERM` for a capability that is not permitted.
+pub fn limit_to(bits: u64) -> io::Result<()> {
+    let wanted = to_set(bits);
+    // The effective set must stay within the permitted one at each step.
+    caps::set(None, CapSet::Inheritable, &wanted).map_err(as_io)?;
+    caps::set(None, CapSet::Effective, &wanted).map_err(as_io)?;
+    caps::set(None, CapSet::Permitted, &wanted).map_err(as_io)
+}
+
+/// Makes the ambient set exactly `bits`, which pass to the next exec of a user other than root.
+///
+/// # Errors
+/// `EPERM` for a capability that is not both permitted and inheritable.
+pub fn set_ambient(bits: u64) -> io::Result<()> {
+    caps::set(None, CapSet::Ambient, &to_set(bits)).map_err(as_io)
+}
+
+/// The permitted set.
+///
+/// # Errors
+/// None in practice.
+pub fn permitted() -> io::Result<u64> {
+    let set = caps::read(None, CapSet::Permitted).map_err(as_io)?;
+    Ok(set.iter().fold(0, |bits, capability| bits | capability.bitmask()))
+}
+
+fn to_set(bits: u64) -> CapsHashSet {
+    caps::all().into_iter().filter(|capability| bits & capability.bitmask() != 0).collect()
+}
+
+fn as_io(error: CapsError) -> io::Error {
+    match Errno::last_raw() {
+        0 => io::Error::other(error),
+        errno => io::Error::from_raw_os_error(errno),
+    }
+}

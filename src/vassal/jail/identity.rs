@@ -1,0 +1,84 @@
+//! User, groups, and whose configuration it is.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setgroups, setresgid, setresuid};
+
+use super::super::link::Failure;
+use super::super::plan::{Groups, OwnedFile, Step};
+use crate::sys::caps;
+
+/// From here on nobody but root may trace this process, read its memory or open its /proc entries; until the
+/// exec, which starts afresh.
+pub(in super::super) fn become_undumpable() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// Real, effective and saved group. Never root's.
+pub(in super::super) fn set_group(gid: u32) -> io::Result<()> {
+    let wanted = Gid::from_raw(gid);
+    if gid == 0 {
+        return Err(not_root());
+    }
+    setresgid(wanted, wanted, wanted)?;
+    let now = getresgid()?;
+    if [now.real, now.effective, now.saved] == [wanted; 3] { Ok(()) } else { Err(Errno::EPERM.into()) }
+}
+
+/// Supplementary groups: exactly these, or those that the system knows for a user.
+pub(in super::super) fn set_groups(groups: &Groups) -> Result<(), Failure> {
+    let failed = |object: String, error: io::Error| Failure::new(Step::Groups, &object, &error);
+    let list = match groups {
+        Groups::Exactly(list) => list.iter().copied().map(Gid::from_raw).collect(),
+        Groups::OfUser(uid) => {
+            groups_of(*uid).map_err(|error| failed(format!("groups of uid {uid}"), error))?
+        }
+    };
+    setgroups(&list).map_err(|errno| failed(format!("{} groups", list.len()), errno.into()))
+}
+
+fn groups_of(uid: u32) -> io::Result<Vec<Gid>> {
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, "the system knows no such user");
+    let user = User::from_uid(Uid::from_raw(uid))?.ok_or_else(unknown)?;
+    let name = std::ffi::CString::new(user.name)?;
+    Ok(getgrouplist(&name, user.gid)?)
+}
+
+/// Real, effective and saved user, and no capability left. Never root.
+pub(in super::super) fn set_user(uid: u32) -> io::Result<()> {
+    let wanted = Uid::from_raw(uid);
+    if uid == 0 {
+        return Err(not_root());
+    }
+    setresuid(wanted, wanted, wanted)?;
+    // An emperor that is not root itself has given us capabilities that outlive the change.
+    caps::clear_all()?;
+    let now = getresuid()?;
+    if [now.real, now.effective, now.saved] == [wanted; 3] { Ok(()) } else { Err(Errno::EPERM.into()) }
+}
+
+/// The file, opened as the engine will find it, belongs to whom the emperor thought when it decided.
+pub(in super::super) fn verify_owner(file: &OwnedFile) -> io::Result<()> {
+    if file.uid == 0 || file.gid == 0 {
+        return Err(not_root());
+    }
+    let link = if file.nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() };
+    // O_PATH: the owner may not be allowed to read it, which is the engine's concern.
+    let fd = open(file.path.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC | link, Mode::empty())?;
+    let is = fstat(&fd)?;
+    if (is.st_uid, is.st_gid) == (file.uid, file.gid) {
+        return Ok(());
+    }
+    let (uid, gid) = (file.uid, file.gid);
+    Err(io::Error::other(format!(
+        "owned by {}:{} now, and by {uid}:{gid} when its start was decided",
+        is.st_uid, is.st_gid
+    )))
+}
+
+fn not_root() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "root's identity is refused")
+}

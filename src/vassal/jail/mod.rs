@@ -1,0 +1,7 @@
+//! What a launcher does to itself so that the vassal has a place of its own: one file, and one family of
+//! operations, each.
+//!
+//! Caller: the launcher only, with a single thread.
+
+pub(super) mod identity;
+pub(super) mod namespaces;

@@ -1,0 +1,182 @@
+//! Runs the operations of a [`LaunchPlan`], then becomes the vassal.
+//!
+//! Caller: the role `emperor vassal --plan` only: freshly executed, one thread, descriptors known by number.
+//! Never called from the emperor, which has an event loop and other vassals' sockets open.
+//! On failure: writes one [`Failure`] to the link and one line to standard error, and ends with the status of
+//! the step. It never goes on after a failed operation, and never executes anything half prepared.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::hook::run::{self, Ran, tell};
+use super::jail::{identity, namespaces};
+use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
+use super::plan::{LaunchPlan, Op, Step, Text};
+use crate::sys::{alone, caps, fds, process};
+
+mod exec;
+
+/// Status of a launcher that a person has started by hand.
+const USAGE: u8 = 2;
+
+/// The launcher. Returns only where nothing was executed.
+#[must_use]
+pub fn main(args: &[OsString]) -> ExitCode {
+    if args != ["--plan"] {
+        tell(&mut io::stderr(), "emperor vassal: only the emperor starts this, with a plan");
+        return ExitCode::from(USAGE);
+    }
+    // Before anything is parsed: nothing inherited is passed on, and no variable means anything.
+    let clean = fds::cloexec_from(LINK_FD).and_then(|()| alone::clear_environment());
+    let link = fds::adopt(LINK_FD).ok();
+    let mut launcher = Launcher { vassal: Text::default(), link, config: None };
+    let ended = clean.map_err(|error| Failure::new(Step::Plan, &"its descriptors and environment", &error));
+    match ended.and_then(|()| launcher.run()) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => launcher.fail(failure),
+    }
+}
+
+struct Launcher {
+    vassal: Text,
+    link: Option<OwnedFd>,
+    config: Option<OwnedFd>,
+}
+
+impl Launcher {
+    /// Runs the plan. `Ok` is the status of a plan, or of a hook, that ends without an exec.
+    fn run(&mut self) -> Result<u8, Failure> {
+        let plan = fds::adopt(PLAN_FD).and_then(LaunchPlan::read);
+        let plan =
+            plan.map_err(|error| Failure::new(Step::Plan, &format!("descriptor {PLAN_FD}"), &error))?;
+        self.vassal = plan.vassal;
+        if plan.config_pipe {
+            let pipe = fds::adopt(CONFIG_FD);
+            let pipe = pipe.map_err(|error| Failure::new(Step::Descriptors, &"config pipe", &error))?;
+            self.config = Some(pipe);
+        }
+        for op in plan.ops {
+            match op {
+                Op::Exec(wanted) => return Err(self.exec(wanted)),
+                Op::Exit => return Ok(0),
+                op => {
+                    if let Ran::Exit(status) = self.perform(&op)? {
+                        return Ok(status);
+                    }
+                }
+            }
+        }
+        let end = io::Error::from(io::ErrorKind::UnexpectedEof);
+        Err(Failure::new(Step::Plan, &"a plan without exec or exit", &end))
+    }
+
+    fn perform(&self, op: &Op) -> Result<Ran, Failure> {
+        let done = |result: io::Result<()>, object: &dyn ToString| {
+            result.map_err(|error| Failure::new(op.step(), &object.to_string(), &error)).map(|()| Ran::Done)
+        };
+        match op {
+            Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
+            Op::PidNamespace => {
+                done(namespaces::be_first_process(), &format!("process {}", std::process::id()))
+            }
+            Op::Namespaces(wanted) => namespaces::enter(*wanted).map(|()| Ran::Done),
+            Op::BoundCapabilities(keep) => done(caps::bound(keep.bits()), &format!("bounding set {keep}")),
+            Op::Undumpable => done(identity::become_undumpable(), &"dumpable"),
+            Op::SetGroup(gid) => done(identity::set_group(*gid), &format!("gid {gid}")),
+            Op::SetGroups(groups) => identity::set_groups(groups).map(|()| Ran::Done),
+            Op::SetUser(uid) => done(identity::set_user(*uid), &format!("uid {uid}")),
+            Op::ForgetCapabilities => done(caps::clear_ambient(), &"ambient set"),
+            Op::DieWithEmperor => done(self.die_with_emperor(), &"parent-death signal"),
+            Op::VerifyOwner(file) => done(identity::verify_owner(file), &file.path),
+            Op::Environment(entries) => entries.iter().try_fold(Ran::Done, |_, (name, value)| {
+                done(alone::set_variable(name.as_ref(), value.as_ref()), name)
+            }),
+            Op::Command { label, program, argument } => {
+                self.command(label, program, argument);
+                Ok(Ran::Done)
+            }
+            Op::Hook { hook, phase, fatal } => {
+                let ran = run::run(hook, phase, &mut io::stderr());
+                let failed = |error| Failure::new(op.step(), &format!("{hook} ({phase})"), &error);
+                match ran.map_err(failed) {
+                    Err(failure) if !fatal => {
+                        self.log(&failure.to_string());
+                        Ok(Ran::Done)
+                    }
+                    ran => ran,
+                }
+            }
+            Op::Exec(_) | Op::Exit => Ok(Ran::Done), // the end of the list, which is not performed
+        }
+    }
+
+    /// Start and stop hooks: whatever they do, we go on.
+    fn command(&self, label: &str, program: &Text, argument: &Text) {
+        tell(&mut io::stderr(), &format!("[emperor] running vassal {label}: {program} {argument}"));
+        match run::program(program, argument) {
+            Ok(status) => {
+                let code = status.code().unwrap_or(-1);
+                tell(&mut io::stderr(), &format!("[emperor] {argument} {label} returned {code}"));
+            }
+            Err(error) => self.log(&Failure::new(Step::Command, program, &error).to_string()),
+        }
+    }
+
+    fn die_with_emperor(&self) -> io::Result<()> {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        let Some(link) = &self.link else { return Ok(()) };
+        // It may have died before we asked; then its end of the link is closed.
+        match recv(link.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Err(io::Error::other("the emperor is gone")),
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Becomes the engine; what comes back is why not.
+    fn exec(&self, wanted: super::plan::Exec) -> Failure {
+        let hand_over = || {
+            let link = self.link.as_ref().ok_or(Errno::EBADF)?;
+            keep_open(link.as_fd())?;
+            self.config.as_ref().map_or(Ok(()), |pipe| keep_open(pipe.as_fd()))
+        };
+        let wanted = exec::Prepared::new(wanted);
+        if let Err(error) = hand_over() {
+            return Failure::new(Step::Descriptors, &"emperor link", &error);
+        }
+        if let Err(error) = process::reset_signals() {
+            return Failure::new(Step::Signals, &"signal mask", &error);
+        }
+        self.report(&LaunchReport::Launched);
+        wanted.exec()
+    }
+
+    fn fail(&self, failure: Failure) -> ExitCode {
+        self.log(&failure.to_string());
+        let status = failure.step.status();
+        self.report(&LaunchReport::Failed(failure));
+        ExitCode::from(status)
+    }
+
+    fn log(&self, message: &str) {
+        tell(&mut io::stderr(), &format!("[emperor] vassal {} {message}", self.vassal));
+    }
+
+    fn report(&self, report: &LaunchReport) {
+        if let Some(link) = &self.link {
+            // An emperor that is gone learns nothing; our status still tells.
+            let _ = nix::unistd::write(link, &report.encode());
+        }
+    }
+}
+
+fn keep_open(fd: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
