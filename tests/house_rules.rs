@@ -16,7 +16,7 @@ struct Room {
 const PURE: &[&str] =
     &["tokio", "nix", "rustix", "libc", "std::fs", "std::net", "std::os::unix::net", "std::process"];
 /// The door through which configuration files come in.
-const DOOR: &[&str] = &["tokio", "nix", "rustix", "libc", "std::net", "std::os::unix::net"];
+const DOOR: &[&str] = &["tokio", "nix", "rustix"];
 
 const ROOMS: &[Room] = &[
     Room { path: "main", may_import: &["cli"], may_not_touch: &[] },
@@ -26,7 +26,7 @@ const ROOMS: &[Room] = &[
     Room { path: "config/door", may_import: &[], may_not_touch: DOOR },
     Room {
         path: "emperor",
-        may_import: &["vassal::plan", "vassal::link", "zerg::wire", "config", "sys"],
+        may_import: &["vassal::plan", "vassal::hook", "vassal::link", "zerg::wire", "config", "sys"],
         may_not_touch: &[],
     },
     Room { path: "emperor/court", may_import: &["vassal::link", "emperor::source"], may_not_touch: PURE },
@@ -42,7 +42,9 @@ const LONGEST_FILE: usize = 700;
 fn the_house_rules_are_kept() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut broken = Vec::new();
-    for file in files(&root.join("src")) {
+    let sources =
+        files(&root.join("src")).into_iter().filter(|file| file.extension().is_some_and(|it| it == "rs"));
+    for file in sources {
         let text = fs::read_to_string(&file).unwrap();
         let name = file.strip_prefix(root.join("src")).unwrap().to_str().unwrap().to_owned();
         broken.extend(broken_rules(&name, &text));
@@ -58,7 +60,7 @@ fn the_house_rules_are_kept() {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     found.sort();
     found.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
@@ -68,7 +70,8 @@ fn broken_rules(name: &str, text: &str) -> Vec<String> {
     let mut broken = Vec::new();
     let place = name.trim_end_matches(".rs").trim_end_matches("/mod");
     let in_sys = place.split('/').next() == Some("sys");
-    if text.lines().count() > LONGEST_FILE && !text.contains("@generated") {
+    let generated = text.lines().next().is_some_and(|line| line.contains("do not edit"));
+    if text.lines().count() > LONGEST_FILE && !generated {
         broken.push(format!("longer than {LONGEST_FILE} lines"));
     }
     let opens_room = name == "main.rs" || (name.ends_with("/mod.rs") && name.matches('/').count() == 1);
