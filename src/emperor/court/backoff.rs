@@ -42,12 +42,12 @@ impl Backoff {
     /// One more failure: the pause grows by a step until the ceiling, then halves.
     pub(super) fn aggravate(&mut self, policy: &Policy, now: Now) -> Step {
         self.last_attempt = now.epoch;
-        self.attempt += 1;
+        self.attempt = self.attempt.saturating_add(1);
         if self.level_micros >= micros(policy.max_throttle) {
             self.level_micros /= 2;
             return Step::Ceiling;
         }
-        self.level_micros += micros(policy.throttle);
+        self.level_micros = self.level_micros.saturating_add(micros(policy.throttle));
         if self.attempt == 2 { Step::Throttled } else { Step::Quiet }
     }
 

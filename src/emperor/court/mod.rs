@@ -7,10 +7,15 @@
 
 mod backoff;
 mod crowd;
+mod ends;
+mod reign;
+mod reload;
 mod reports;
 mod roll;
 mod rules;
+mod timers;
 mod vassal;
+mod zergs;
 
 pub use backoff::Backoff;
 pub use roll::Key;
@@ -29,6 +34,18 @@ pub struct Now {
     pub micros: u64,
     /// Seconds since the epoch.
     pub epoch: u64,
+}
+
+impl Now {
+    /// The moment that is `duration` later, in microseconds; the end of time if there is none.
+    fn after(self, duration: Duration) -> u64 {
+        self.micros.saturating_add(micros(duration))
+    }
+
+    /// How long ago a moment in microseconds was.
+    fn since(self, micros: u64) -> Duration {
+        Duration::from_micros(self.micros.saturating_sub(micros))
+    }
 }
 
 /// How the emperor's options say that vassals are to be treated.
@@ -213,25 +230,48 @@ pub struct Court {
     policy: Policy,
     vassals: roll::Roll,
     names: HashMap<VassalName, Key>,
-    odd: HashMap<VassalName, (SourceId, Oddity)>,
+    odd: HashMap<VassalName, Odd>,
+    /// The number of the current scan, by source.
     scans: Vec<u32>,
     timers: BinaryHeap<std::cmp::Reverse<(u64, Key)>>,
+    /// Those that wait for their turn, and some that were struck off meanwhile.
     queue: VecDeque<Key>,
+    /// How many in the queue were struck off.
+    lost: usize,
+    /// How many at the front of the queue were put back there since the machine ran short.
+    held: usize,
     starting: u32,
     running: u32,
-    zergs: u32,
+    zergs: Vec<Key>,
     zergs_ever: u32,
+    /// Nobody starts before; 0 for now.
     hold_until: u64,
+    /// The machine is short of processes, and that was said.
     short: bool,
+    /// It was when the last one was tried.
+    probing: bool,
     reign: Reign,
     out: Vec<Action>,
+}
+
+/// A name in a source that cannot be a vassal's.
+#[derive(Debug)]
+struct Odd {
+    source: SourceId,
+    oddity: Oddity,
+    scan: u32,
 }
 
 /// Whether the empire lasts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Reign {
     Lasting,
-    Ending { deadline: u64 },
+    Ending {
+        /// When all are killed; then, when they are killed again.
+        deadline: u64,
+        /// How often they were killed since the last one died.
+        kills: u8,
+    },
     Buried,
 }
 
@@ -247,12 +287,15 @@ impl Court {
             scans: Vec::new(),
             timers: BinaryHeap::new(),
             queue: VecDeque::new(),
+            lost: 0,
+            held: 0,
             starting: 0,
             running: 0,
-            zergs: 0,
+            zergs: Vec::new(),
             zergs_ever: 0,
             hold_until: 0,
             short: false,
+            probing: false,
             reign: Reign::Lasting,
             out: Vec::new(),
         }
@@ -268,19 +311,20 @@ impl Court {
             Event::ClearBlacklist => self.clear_blacklist(now),
             Event::Shutdown => self.shutdown(now),
             Event::Tick => self.tick(now),
-            Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand)),
-            Event::NotBound(key) => self.with(key, |court| court.failed_to_start(key, now)),
+            Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand, now)),
+            Event::NotBound(key) => self.with(key, |court| court.not_bound(key, now)),
             Event::Started(key, pid) => self.with(key, |court| court.started(key, pid, now)),
             Event::NotStarted(key, machine) => self.with(key, |court| court.not_started(key, machine, now)),
             Event::Said(key, word) => self.with(key, |court| court.said(key, word, now)),
             Event::LinkClosed(key) => self.with(key, |court| court.link_closed(key, now)),
             Event::Died(key, clean) => self.with(key, |court| court.died(key, clean, now)),
             Event::Connection(key) => self.with(key, |court| court.connection(key)),
-            Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key)),
+            Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
             Event::Unread(key, unread) => self.with(key, |court| court.unread(key, unread, now)),
         }
         self.admit_starters(now);
         self.bury_if_empty();
+        self.drop_dead_timers();
         actions.append(&mut self.out);
     }
 
@@ -288,9 +332,9 @@ impl Court {
     #[must_use]
     pub fn next_timeout(&self) -> Option<u64> {
         let first = self.timers.peek().map(|entry| entry.0.0);
-        let hold = (!self.queue.is_empty() && self.hold_until > 0).then_some(self.hold_until);
+        let hold = (self.is_queued() && self.hold_until > 0).then_some(self.hold_until);
         let end = match self.reign {
-            Reign::Ending { deadline } => Some(deadline),
+            Reign::Ending { deadline, .. } => Some(deadline),
             Reign::Lasting | Reign::Buried => None,
         };
         [first, hold, end].into_iter().flatten().min()
@@ -334,7 +378,11 @@ impl Court {
     /// Whether vassals wait for their turn to start, or are starting.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        self.starting > 0 || !self.queue.is_empty()
+        self.starting > 0 || self.is_queued()
+    }
+
+    fn is_queued(&self) -> bool {
+        self.queue.len() > self.lost
     }
 
     fn with(&mut self, key: Key, act: impl FnOnce(&mut Self)) {

@@ -1,6 +1,7 @@
 //! What the court knows of one vassal.
 
-use super::{Backoff, Identity, Now, SourceId, VassalName, mtime_seconds};
+use super::{Backoff, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
+use std::time::Duration;
 
 /// One vassal: a name, the file it stands for, and what its process is doing.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct Vassal {
     pub pid: i32,
     /// What is known of the running instance, and of the last one once it has ended.
     pub instance: Instance,
-    /// Failures in a row.
+    /// Its entry on the blacklist.
     pub backoff: Option<Backoff>,
     /// Whether it is a reinforcement of another vassal.
     pub zerg: Option<Zerg>,
@@ -39,6 +40,8 @@ pub struct Vassal {
     pub(super) elsewhere: bool,
     /// Deaths in a row of instances that were loyal and did not live long.
     pub(super) short_lives: u32,
+    /// Failures in a row, since it was of use last or its file has changed.
+    pub(super) failures: u32,
     /// The earliest moment for which the timer queue holds an entry of this vassal; 0 for none.
     pub(super) timer: u64,
     /// When `state` ends by itself; 0 for never.
@@ -70,16 +73,42 @@ pub struct Instance {
     pub(super) starting: bool,
     /// It was told to reload and has not come back yet.
     pub(super) reloading: bool,
-    /// Its file has changed since; it is told again when it has come back.
+    /// There is a reason to tell it once more, as soon as that makes sense.
     pub(super) reload_again: bool,
-    /// When it was started, microseconds.
+    /// Whether it has read the message was asked, and is not answered yet.
+    pub(super) asked: bool,
+    /// The file that is there now would not start: the instance runs on with an earlier one.
+    pub(super) refused: bool,
+    /// What `ready` was before it was told to reload.
+    pub(super) was_ready: bool,
+    /// What `accepting` was before it was told to reload.
+    pub(super) was_accepting: bool,
+    /// Its file has changed since it was started, and its failures were forgotten for it.
+    pub(super) pardoned: bool,
+    /// When it was started, or tried to, microseconds.
     pub(super) started: u64,
     /// When it was told to reload last, microseconds; 0 for never.
     pub(super) told: u64,
     /// When its next heartbeat is overdue, microseconds; 0 for never.
     pub(super) heartbeat_due: u64,
-    /// When to look after the reload, microseconds; 0 for never.
+    /// How long the reload message may stay unread, microseconds; 0 for any time.
     pub(super) reload_due: u64,
+}
+
+impl Instance {
+    /// Two reload messages are so far apart at least, while nothing is heard of the first.
+    const UNANSWERED_GAP: Duration = Duration::from_secs(1);
+    /// The same if it has come back in between.
+    const ANSWERED_GAP: Duration = Duration::from_millis(250);
+
+    /// The earliest moment for another reload message, microseconds.
+    pub(super) fn reload_from(&self) -> u64 {
+        match (self.told, self.reloading) {
+            (0, _) => 0,
+            (told, true) => told.saturating_add(micros(Self::UNANSWERED_GAP)),
+            (told, false) => told.saturating_add(micros(Self::ANSWERED_GAP)),
+        }
+    }
 }
 
 /// The states of a vassal.
@@ -156,6 +185,7 @@ impl Vassal {
             present: true,
             elsewhere: false,
             short_lives: 0,
+            failures: 0,
             timer: 0,
             deadline: 0,
         }
@@ -173,12 +203,28 @@ impl Vassal {
         matches!(self.state, State::Up | State::Cursed | State::Stopping(_))
     }
 
+    /// Whether its process runs, as far as is known.
+    pub(super) fn is_alive(&self) -> bool {
+        self.pid > 0
+    }
+
+    /// Its failures are forgotten: its file has changed, or somebody says so.
+    pub(super) fn pardon(&mut self) {
+        self.backoff = None;
+        self.failures = 0;
+        self.short_lives = 0;
+        self.instance.pardoned = true;
+    }
+
     /// The next moment at which something is due; 0 for never.
     pub(super) fn due(&self) -> u64 {
-        let mut times = [self.deadline, 0, 0];
-        if self.state == State::Up {
+        let mut times = [self.deadline, 0, 0, 0];
+        if self.state == State::Up && self.is_alive() {
             times[1] = self.instance.heartbeat_due;
-            times[2] = self.instance.reload_due;
+            if !self.instance.asked {
+                times[2] = self.instance.reload_due;
+                times[3] = if self.instance.reload_again { self.instance.reload_from() } else { 0 };
+            }
         }
         times.into_iter().filter(|time| *time > 0).min().unwrap_or(0)
     }
