@@ -12,9 +12,15 @@
 mod support;
 
 mod argv;
+mod command;
 mod given;
+mod hooks;
 mod life;
+mod lines;
+mod sources;
+mod stats;
 mod told;
+mod tyrant;
 
 /// Two tests of one scenario: the first observation is the real emperor's, the second, if there is one, ours.
 macro_rules! parity {
