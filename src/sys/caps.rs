@@ -29,14 +29,6 @@ pub fn bound(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the ambient set, so that the next exec gives a user other than root nothing.
-///
-/// # Errors
-/// None on Linux 4.3 and later.
-pub fn clear_ambient() -> io::Result<()> {
-    caps::clear(None, CapSet::Ambient).map_err(as_io)
-}
-
 /// Empties every set but the bounding one.
 ///
 /// # Errors
@@ -60,21 +52,24 @@ pub fn limit_to(bits: u64) -> io::Result<()> {
     caps::set(None, CapSet::Permitted, &wanted).map_err(as_io)
 }
 
-/// Makes the ambient set exactly `bits`, which pass to the next exec of a user other than root.
+/// Runs `start`, and what it executes keeps our capabilities, also where we are not root. For starting a launcher
+/// that has to change its user; nothing else may have them.
 ///
 /// # Errors
-/// `EPERM` for a capability that is not both permitted and inheritable.
-pub fn set_ambient(bits: u64) -> io::Result<()> {
-    caps::set(None, CapSet::Ambient, &to_set(bits)).map_err(as_io)
-}
-
-/// The permitted set.
-///
-/// # Errors
-/// None in practice.
-pub fn permitted() -> io::Result<u64> {
-    let set = caps::read(None, CapSet::Permitted).map_err(as_io)?;
-    Ok(set.iter().fold(0, |bits, capability| bits | capability.bitmask()))
+/// `EPERM` where the machine forbids ambient capabilities. `start` is not run then.
+pub fn passing_on<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(start()); // root's exec keeps them anyhow
+    }
+    let permitted = caps::read(None, CapSet::Permitted).map_err(as_io)?;
+    let before = caps::read(None, CapSet::Ambient).map_err(as_io)?;
+    // Only what is inheritable can become ambient.
+    caps::set(None, CapSet::Inheritable, &permitted).map_err(as_io)?;
+    caps::set(None, CapSet::Ambient, &permitted).map_err(as_io)?;
+    let result = start();
+    // What was ambient before is so again: both steps only take away, or give back, what we hold.
+    let _ = caps::set(None, CapSet::Ambient, &before);
+    Ok(result)
 }
 
 fn to_set(bits: u64) -> CapsHashSet {

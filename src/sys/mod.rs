@@ -6,4 +6,5 @@ pub mod clock;
 pub mod fds;
 pub mod process;
 pub mod spawn;
+pub mod title;
 pub mod wait;

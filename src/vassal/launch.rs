@@ -35,7 +35,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     // Before anything is parsed: nothing inherited is passed on, and no variable means anything.
     let clean = fds::cloexec_from(LINK_FD).and_then(|()| alone::clear_environment());
     let link = fds::adopt(LINK_FD).ok();
-    let mut launcher = Launcher { vassal: Text::default(), link, config: None };
+    let mut launcher = Launcher { vassal: Text::default(), link, kept: Vec::new() };
     let ended = clean.map_err(|error| Failure::new(Step::Plan, &"its descriptors and environment", &error));
     match ended.and_then(|()| launcher.run()) {
         Ok(status) => ExitCode::from(status),
@@ -46,7 +46,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 struct Launcher {
     vassal: Text,
     link: Option<OwnedFd>,
-    config: Option<OwnedFd>,
+    kept: Vec<OwnedFd>,
 }
 
 impl Launcher {
@@ -56,10 +56,11 @@ impl Launcher {
         let plan =
             plan.map_err(|error| Failure::new(Step::Plan, &format!("descriptor {PLAN_FD}"), &error))?;
         self.vassal = plan.vassal;
-        if plan.config_pipe {
-            let pipe = fds::adopt(CONFIG_FD);
-            let pipe = pipe.map_err(|error| Failure::new(Step::Descriptors, &"config pipe", &error))?;
-            self.config = Some(pipe);
+        for number in plan.config_pipe.then_some(CONFIG_FD).into_iter().chain(plan.safe_fds) {
+            let object = format!("descriptor {number}");
+            let kept =
+                fds::adopt(number).map_err(|error| Failure::new(Step::Descriptors, &object, &error))?;
+            self.kept.push(kept);
         }
         for op in plan.ops {
             match op {
@@ -91,7 +92,6 @@ impl Launcher {
             Op::SetGroup(gid) => done(identity::set_group(*gid), &format!("gid {gid}")),
             Op::SetGroups(groups) => identity::set_groups(groups).map(|()| Ran::Done),
             Op::SetUser(uid) => done(identity::set_user(*uid), &format!("uid {uid}")),
-            Op::ForgetCapabilities => done(caps::clear_ambient(), &"ambient set"),
             Op::DieWithEmperor => done(self.die_with_emperor(), &"parent-death signal"),
             Op::VerifyOwner(file) => done(identity::verify_owner(file), &file.path),
             Op::Environment(entries) => entries.iter().try_fold(Ran::Done, |_, (name, value)| {
@@ -143,8 +143,7 @@ impl Launcher {
     fn exec(&self, wanted: super::plan::Exec) -> Failure {
         let hand_over = || {
             let link = self.link.as_ref().ok_or(Errno::EBADF)?;
-            keep_open(link.as_fd())?;
-            self.config.as_ref().map_or(Ok(()), |pipe| keep_open(pipe.as_fd()))
+            self.kept.iter().chain([link]).try_for_each(|fd| keep_open(fd.as_fd()))
         };
         let wanted = exec::Prepared::new(wanted);
         if let Err(error) = hand_over() {

@@ -27,6 +27,9 @@ pub struct LaunchPlan {
     pub vassal: Text,
     /// Whether descriptor [`CONFIG_FD`](super::link::CONFIG_FD) is meant and stays open.
     pub config_pipe: bool,
+    /// Further descriptors that the engine keeps under their own numbers (`safe-fd`).
+    #[serde(default)]
+    pub safe_fds: Vec<i32>,
     /// What to do, first to last. The last is an [`Op::Exec`] or an [`Op::Exit`].
     pub ops: Vec<Op>,
 }
@@ -51,8 +54,6 @@ pub enum Op {
     SetGroups(Groups),
     /// Set the real, effective and saved user id, and lose every capability.
     SetUser(u32),
-    /// Forget inheritable and ambient capabilities, so that the exec passes none on.
-    ForgetCapabilities,
     /// Be killed when the emperor dies, and stop here if it is dead already. After the last change of
     /// identity, which would clear it.
     DieWithEmperor,
@@ -152,6 +153,8 @@ pub struct VassalOrder {
     pub exec: Exec,
     /// Whether it gets its configuration through a pipe.
     pub config_pipe: bool,
+    /// `safe-fd`: descriptors that it keeps, under the numbers at which the launcher has them.
+    pub safe_fds: Vec<i32>,
 }
 
 /// The identity of a vassal in tyrant mode.
@@ -200,7 +203,6 @@ impl VassalOrder {
             ops.extend([Op::Undumpable, Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
             ops.extend(file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow })));
         }
-        ops.push(Op::ForgetCapabilities);
         ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
         ops.push(Op::Environment(self.environment));
         ops.extend(self.start_hook.map(|program| Op::Command {
@@ -211,7 +213,7 @@ impl VassalOrder {
         let hooks = self.hooks.into_iter();
         ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-vassal".into(), fatal: true }));
         ops.push(Op::Exec(self.exec));
-        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, ops }
+        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, safe_fds: self.safe_fds, ops }
     }
 }
 
@@ -247,7 +249,7 @@ impl SideOrder {
             argument: self.name.clone(),
         }));
         ops.push(Op::Exit);
-        LaunchPlan { vassal: self.name, config_pipe: false, ops }
+        LaunchPlan { vassal: self.name, config_pipe: false, safe_fds: Vec::new(), ops }
     }
 }
 
@@ -295,7 +297,7 @@ impl Op {
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
-            Self::BoundCapabilities(_) | Self::ForgetCapabilities | Self::Undumpable => Step::Capabilities,
+            Self::BoundCapabilities(_) | Self::Undumpable => Step::Capabilities,
             Self::SetGroup(_) => Step::Group,
             Self::SetGroups(_) => Step::Groups,
             Self::SetUser(_) => Step::User,
@@ -337,7 +339,6 @@ impl fmt::Display for Op {
             Self::SetGroups(Groups::Exactly(list)) => write!(f, "groups {list:?}"),
             Self::SetGroups(Groups::OfUser(uid)) => write!(f, "groups of uid {uid}"),
             Self::SetUser(uid) => write!(f, "user {uid}"),
-            Self::ForgetCapabilities => f.write_str("capabilities pass none on"),
             Self::DieWithEmperor => f.write_str("emperor die with it"),
             Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow }) => {
                 let link = if *nofollow { ", the link itself" } else { "" };
@@ -393,6 +394,7 @@ mod tests {
                 magic: Some(MagicExec { file: "a.ini".into(), argument: 1 }),
             },
             config_pipe: false,
+            safe_fds: vec![7],
         }
     }
 
@@ -407,14 +409,13 @@ mod tests {
  7  groups of uid 1000
  8  user 1000
  9  owner a.ini is 1000:1001, the link itself
-10  capabilities pass none on
-11  emperor die with it
-12  environment
+10  emperor die with it
+11  environment
       UWSGI_EMPEROR_FD=3
-13  command /bin/start a.ini
-14  hook --- PRIVATE HOOK --- (as-vassal)
-15  command \"true\" (as-vassal)
-16  exec mine or /usr/bin/uwsgi
+12  command /bin/start a.ini
+13  hook --- PRIVATE HOOK --- (as-vassal)
+14  command \"true\" (as-vassal)
+15  exec mine or /usr/bin/uwsgi
       --ini
       a.ini
       (exec://a.ini if executable)
@@ -425,7 +426,7 @@ mod tests {
     #[test]
     fn an_ordinary_vassal_needs_no_more_than_its_environment_and_an_exec() {
         let order = VassalOrder { name: "a.ini".into(), ..VassalOrder::default() };
-        assert_eq!(order.plan().to_string(), " 1  capabilities pass none on\n 2  environment\n 3  exec\n");
+        assert_eq!(order.plan().to_string(), " 1  environment\n 2  exec\n");
     }
 
     #[test]

@@ -218,6 +218,7 @@ impl Hands {
             hooks: confinement.hooks.clone(),
             exec: exec(commands, confinement.magic_exec.then_some(name)),
             config_pipe: false,
+            safe_fds: launch.safe_fds.clone(),
         };
         Ok(order.plan())
     }
