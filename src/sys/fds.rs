@@ -30,9 +30,9 @@ pub struct Reserved {
 /// cannot be opened.
 pub fn reserve(mut moved: impl FnMut(RawFd, RawFd)) -> io::Result<Reserved> {
     cloexec_from(FIRST_SLOT)?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
     let end = FIRST_SLOT + RawFd::try_from(SLOTS).unwrap_or(RawFd::MAX);
-    let null = dup_above(null.as_fd(), end)?;
+    // The number that opening gives may be a reserved one: it is free again before these are filled.
+    let null = dup_above(File::options().read(true).write(true).open("/dev/null")?.as_fd(), end)?;
     for number in FIRST_SLOT..end {
         if is_open(number) {
             // SAFETY: the number is open (just asked) and only borrowed for the duplication.
