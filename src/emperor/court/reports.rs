@@ -18,6 +18,7 @@ impl Court {
                 *scan = scan.wrapping_add(1);
             }
             Report::Seen(source, name, identity) => self.seen(source, &name, identity, now),
+            Report::Writing(source, name) => self.writing(source, &name),
             Report::Odd(source, name, oddity) => self.odd(source, name, oddity, now),
             Report::Gone(source, name) => {
                 self.no_longer_odd(source, &name);
@@ -66,6 +67,16 @@ impl Court {
             && matches!(vassal.state, State::Paused | State::Resting(Rest::Abandoned))
         {
             self.try_again(key, now); // its permissions may have been what it failed for
+        }
+    }
+
+    /// The file is there, and its content is not known yet: for a scan it counts as unchanged.
+    fn writing(&mut self, source: SourceId, name: &VassalName) {
+        let scan = *self.scan_of(source);
+        if let Some(&key) = self.names.get(name)
+            && self.vassals[key].source == source
+        {
+            self.vassals[key].scan = scan;
         }
     }
 

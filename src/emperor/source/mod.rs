@@ -4,6 +4,20 @@
 //! names with their identity, never contents, and the court compares them with what it knows. A change
 //! notification is a hint to look, nothing more: what is reported was read with `stat` afterwards.
 
+mod name;
+mod notice;
+mod pattern;
+mod resolve;
+mod settle;
+mod sources;
+mod spec;
+mod stat;
+mod tree;
+mod watch;
+
+pub use sources::{SourceOptions, Sources};
+pub use spec::SourceError;
+
 use std::path::{Path, PathBuf};
 
 /// Index of a source, in the order in which the `emperor` options were given.
@@ -33,8 +47,7 @@ impl VassalName {
     /// The name as a path, relative to the directory its vassal starts in.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        use std::os::unix::ffi::OsStrExt;
-        Path::new(std::ffi::OsStr::from_bytes(&self.0))
+        path_of(&self.0)
     }
 }
 
@@ -104,13 +117,17 @@ pub enum Report {
     ScanBegan(SourceId),
     /// A file that can be a vassal, as it is now. Within a scan: in the order of the names.
     Seen(SourceId, VassalName, Identity),
+    /// A file that can be a vassal and is being written: it is there, and as it was as far as anybody knows. Sent
+    /// within a scan only; its `Seen` follows when it is complete.
+    Writing(SourceId, VassalName),
     /// An entry with a vassal's name that cannot be one. Counts as not there.
     Odd(SourceId, VassalName, Oddity),
     /// A name is no more.
     Gone(SourceId, VassalName),
     /// The scan is complete.
     ScanEnded(SourceId),
-    /// The source cannot be read; nothing is known of its vassals until the next scan, which keep running.
+    /// The source cannot be read, or not be watched. A scan that breaks off ends with this instead of its
+    /// `ScanEnded`: nothing is known of its vassals until the next scan, and they keep running.
     /// Sent once per change of the reason; the text names the object, the cause and the remedy.
     Trouble(SourceId, String),
 }
@@ -122,4 +139,10 @@ pub struct SourceInfo {
     pub argument: String,
     /// The directory in which this source's vassals start: the directory itself, or the emperor's own.
     pub cwd: PathBuf,
+}
+
+/// Bytes as a path.
+fn path_of(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
