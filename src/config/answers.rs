@@ -2,10 +2,12 @@
 
 use super::engine::Mode;
 use super::error::{ConfigError, Trouble};
-use super::model::{Origin, Output, Pair};
+use super::load::Format;
+use super::model::{Origin, Output, Pair, SourceFile};
 use super::options::{self, HandledBy, Kind, Opt, OptionId, Plugins};
 use super::values;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// A configuration. All pairs are kept; nothing is merged.
 #[derive(Debug)]
@@ -19,6 +21,20 @@ pub struct Config {
     pub(super) mode: Mode,
     pub(super) open_block: Option<Origin>,
     pub(super) strict: bool,
+    pub(super) texts: Vec<ReadText>,
+}
+
+/// A file as it was read, kept for `check`.
+#[derive(Debug)]
+pub(super) struct ReadText {
+    pub file: Arc<SourceFile>,
+    pub format: Format,
+    /// The section that was asked for.
+    pub section: Vec<u8>,
+    /// The bytes before `%x` was replaced.
+    pub raw: Vec<u8>,
+    /// Lines of keys that the format drops because they have no value.
+    pub dropped: Vec<Origin>,
 }
 
 /// One application of an option.

@@ -1,10 +1,10 @@
 //! The reading itself: sources feed one list of pairs, the list is expanded, then applied.
 
-use super::answers::{Applied, Config, Which};
+use super::answers::{Applied, Config, ReadText, Which};
 use super::blocks::Block;
 use super::declare::Declared;
 use super::door::World;
-use super::error::{ConfigError, Halt, Step, Trouble, halt};
+use super::error::{Halt, Step, Trouble, halt};
 use super::expand::{Runaway, expand, placeholder};
 use super::magic::FileVars;
 use super::model::{Limits, Origin, Output, Pair, lossy};
@@ -23,88 +23,6 @@ pub enum Mode {
     Emperor,
     /// A vassal's, or any other uWSGI instance's: exactly what uWSGI would read.
     Uwsgi,
-}
-
-/// Reads configurations.
-#[derive(Clone, Copy)]
-pub struct Loader<'w> {
-    world: &'w dyn World,
-    limits: Limits,
-    program: &'w str,
-}
-
-impl<'w> Loader<'w> {
-    /// A loader that asks `world` for everything it needs and stops at `limits`.
-    #[must_use]
-    pub fn new(world: &'w dyn World, limits: Limits) -> Self {
-        Self { world, limits, program: "uwsgi" }
-    }
-
-    /// The name this program was called by, for the words of a wrong command line.
-    #[must_use]
-    pub fn called(mut self, program: &'w str) -> Self {
-        self.program = program;
-        self
-    }
-
-    /// Reads the environment, the command line (without the program's name), and all files they name.
-    ///
-    /// When that would end the program with status 1 and a `fallback-config` was given, that file is read instead,
-    /// as the only argument.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the place and the cause; everything said before is in its `output`.
-    pub fn load(
-        &self,
-        arguments: &[OsString],
-        environment: &[(OsString, OsString)],
-        mode: Mode,
-    ) -> Result<Config, ConfigError> {
-        let mut fallback = None;
-        let first = self.load_once(arguments, environment, mode, &mut fallback);
-        let Some(file) = fallback else { return first };
-        let before = match &first {
-            Ok(config) if config.exit == Some(1) => config.output.clone(),
-            Err(error) => {
-                let mut output = (*error.output).clone();
-                output.say(&[error.to_string().as_bytes()]);
-                output
-            }
-            Ok(_) => return first,
-        };
-        let mut second = self.load_once(&[OsString::from_vec(file.clone())], environment, mode, &mut None);
-        let output = match &mut second {
-            Ok(config) => &mut config.output,
-            Err(error) => &mut *error.output,
-        };
-        let mut all = before;
-        all.say(&[b"!!! Fallback config to ", &file, b" !!!"]);
-        all.stdout.append(&mut output.stdout);
-        all.log.append(&mut output.log);
-        *output = all;
-        second
-    }
-
-    fn load_once(
-        &self,
-        arguments: &[OsString],
-        environment: &[(OsString, OsString)],
-        mode: Mode,
-        fallback: &mut Option<Vec<u8>>,
-    ) -> Result<Config, ConfigError> {
-        let mut engine = Engine::new(self, mode);
-        let exit = match engine.run(arguments, environment) {
-            Ok(()) => None,
-            Err(Halt::Exit(status)) => Some(status),
-            Err(Halt::Error(mut error)) => {
-                *fallback = engine.fallback;
-                error.output = Box::new(engine.output);
-                return Err(error);
-            }
-        };
-        *fallback = engine.fallback.take();
-        Ok(engine.finish(exit))
-    }
 }
 
 /// One reading under way.
@@ -148,18 +66,20 @@ pub(super) struct Engine<'w> {
     pub reads: usize,
     pub bytes: usize,
     pub checks: Checks,
+    /// Texts as they were read, if they are to be kept.
+    pub texts: Option<Vec<ReadText>>,
 }
 
 impl<'w> Engine<'w> {
-    fn new(loader: &Loader<'w>, mode: Mode) -> Self {
+    pub(super) fn new(world: &'w dyn World, limits: Limits, program: &'w str, mode: Mode) -> Self {
         let mut plugins = Plugins::core();
         if mode == Mode::Emperor {
             plugins.load("emperor");
         }
         Self {
-            world: loader.world,
-            limits: loader.limits,
-            program: loader.program,
+            world,
+            limits,
+            program,
             mode,
             environment: HashMap::new(),
             pairs: Vec::new(),
@@ -191,10 +111,11 @@ impl<'w> Engine<'w> {
             reads: 0,
             bytes: 0,
             checks: Checks::default(),
+            texts: None,
         }
     }
 
-    fn run(&mut self, arguments: &[OsString], environment: &[(OsString, OsString)]) -> Step {
+    pub(super) fn run(&mut self, arguments: &[OsString], environment: &[(OsString, OsString)]) -> Step {
         self.take_environment(environment)?;
         let arguments: Vec<Vec<u8>> = arguments.iter().map(|a| a.clone().into_vec()).collect();
         for (index, name) in self.command_line(&arguments)? {
@@ -206,7 +127,7 @@ impl<'w> Engine<'w> {
         self.apply_all()
     }
 
-    fn finish(self, exit: Option<u8>) -> Config {
+    pub(super) fn finish(self, exit: Option<u8>) -> Config {
         let mut config = Config {
             pairs: self.pairs,
             applied: self.applied,
@@ -217,6 +138,7 @@ impl<'w> Engine<'w> {
             mode: self.mode,
             open_block: self.block.map(|block| block.origin.clone()),
             strict: self.strict,
+            texts: self.texts.unwrap_or_default(),
         };
         if exit.is_none() {
             config.answer_get();

@@ -1,5 +1,6 @@
 //! Loading a file: its name, its text, the format it is read as; and the other sources of text.
 
+use super::answers::ReadText;
 use super::engine::Engine;
 use super::error::{Step, Trouble, halt};
 use super::magic::{FileVars, Surroundings, Text};
@@ -95,9 +96,10 @@ impl Engine<'_> {
         }
         let source =
             Arc::new(SourceFile { given: given.clone(), absolute, loaded_by: by.clone(), loaded_as: word });
-        let text = self.text_of(&given, &source, by)?;
+        let section = asked.filter(|s| !s.is_empty()).unwrap_or(b"uwsgi");
+        let text = self.text_of(format, section, &given, &source, by)?;
         self.depth += 1;
-        let result = self.parse(format, &text, asked, &given, &Origin::line(&source, 0));
+        let result = self.parse(format, &text, asked, section, &source);
         self.depth -= 1;
         result
     }
@@ -143,11 +145,24 @@ impl Engine<'_> {
     }
 
     /// The text of a file with what is injected around it, after `%x` was replaced.
-    fn text_of(&mut self, given: &[u8], source: &Arc<SourceFile>, by: &Origin) -> Step<Text> {
+    fn text_of(
+        &mut self,
+        format: Format,
+        section: &[u8],
+        given: &[u8],
+        source: &Arc<SourceFile>,
+        by: &Origin,
+    ) -> Step<Text> {
         let mut pieces = Vec::new();
         for (names, behind) in [(self.inject_before.clone(), false), (self.inject_after.clone(), true)] {
             if behind {
-                pieces.push((Arc::clone(source), self.read_source(given, by)?));
+                let raw = self.read_source(given, by)?;
+                if let Some(texts) = &mut self.texts {
+                    let section = section.to_vec();
+                    let file = Arc::clone(source);
+                    texts.push(ReadText { file, format, section, raw: raw.clone(), dropped: Vec::new() });
+                }
+                pieces.push((Arc::clone(source), raw));
             }
             for name in names {
                 let loaded_as = if behind { "inject-after" } else { "inject-before" };
@@ -167,10 +182,10 @@ impl Engine<'_> {
         format: Format,
         text: &Text,
         asked: Option<&[u8]>,
-        given: &[u8],
-        whole: &Origin,
+        section: &[u8],
+        source: &Arc<SourceFile>,
     ) -> Step {
-        let section = asked.filter(|s| !s.is_empty()).unwrap_or(b"uwsgi");
+        let whole = &Origin::line(source, 0);
         let mut lines = text.lines();
         match format {
             Format::Ini => {
@@ -182,7 +197,7 @@ impl Engine<'_> {
                         b"*** WARNING: Can't find section \"",
                         section,
                         b"\" in INI configuration file ",
-                        given,
+                        &source.given,
                         b" ***",
                     ]);
                 }

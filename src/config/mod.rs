@@ -10,6 +10,7 @@
 
 mod answers;
 mod blocks;
+pub mod check;
 mod declare;
 mod door;
 mod engine;
@@ -19,11 +20,13 @@ mod getopt;
 mod ini;
 mod json;
 mod load;
+mod loader;
 mod magic;
 mod model;
 pub mod options;
 mod options_table;
 mod perform;
+pub mod report;
 mod uwsgi;
 mod validate;
 pub mod values;
@@ -32,7 +35,8 @@ mod yaml;
 
 pub use answers::{Config, Got};
 pub use door::{Found, Machine, PathKind, World};
-pub use engine::{Loader, Mode};
+pub use engine::Mode;
 pub use error::{ConfigError, Trouble};
+pub use loader::Loader;
 pub use model::{How, Limits, Origin, Output, Pair, Place, SourceFile, Via, lossy};
 pub use uwsgi::as_uwsgi;

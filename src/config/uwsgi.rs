@@ -2,7 +2,8 @@
 
 use super::answers::Config;
 use super::door::World;
-use super::engine::{Loader, Mode};
+use super::engine::Mode;
+use super::loader::Loader;
 use super::model::{Limits, Output};
 use super::values;
 use std::ffi::OsString;
