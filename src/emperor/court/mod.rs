@@ -305,6 +305,9 @@ impl Court {
     ///
     /// Events about a vassal that is gone are ignored: they can only be late.
     pub fn on_event(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
+        if self.reign == Reign::Buried {
+            return;
+        }
         match event {
             Event::Report(report) => self.report(report, now),
             Event::ReloadAll => self.reload_all(now),

@@ -66,7 +66,7 @@ impl Court {
             self.signal(key, Signal::Kill);
         }
         if kills >= LAST_WAIT {
-            for key in self.vassals.keys(|_| true) {
+            for key in self.vassals.keys(super::Vassal::is_alive) {
                 self.forget_quietly(key);
             }
         }

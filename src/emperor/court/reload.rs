@@ -1,7 +1,7 @@
 //! Telling a vassal to reload: not too often, never in vain, and not without end.
 //!
-//! A vassal that was told is *reloading* until it is heard of again. If there is a reason to tell it once more
-//! before, it is looked whether it has read the first message: one that it has yet to read says enough.
+//! A vassal that was told is *reloading* until it has read that and is heard of again. If there is a reason to tell
+//! it once more before, it is looked whether it has read the first message: one that it has yet to read says enough.
 
 use super::vassal::{State, Then};
 use super::{Action, Court, Key, Now, What};
@@ -38,7 +38,7 @@ impl Court {
             (instance.was_ready, instance.was_accepting) = (instance.ready, instance.accepting);
         }
         instance.reload_again = false;
-        instance.asked = false;
+        (instance.asked, instance.heard) = (false, false);
         instance.reloading = true;
         instance.ready = false;
         instance.accepting = false;
@@ -62,10 +62,19 @@ impl Court {
         }
     }
 
-    /// It is heard of again after it was told to reload.
-    pub(super) fn reloaded(&mut self, key: Key, now: Now) {
+    /// It says that it is there. Has it come back from a reload, or not even read that it shall?
+    pub(super) fn heard_of(&mut self, key: Key) {
         let instance = &mut self.vassals[key].instance;
-        instance.asked = false;
+        if instance.reloading {
+            instance.heard = true;
+            self.ask_unread(key);
+        }
+    }
+
+    /// It has come back after it was told to reload.
+    fn reloaded(&mut self, key: Key, now: Now) {
+        let instance = &mut self.vassals[key].instance;
+        (instance.asked, instance.heard) = (false, false);
         instance.reloading = false;
         instance.reload_due = 0;
         if instance.reload_again {
@@ -95,7 +104,10 @@ impl Court {
             return; // it has come back, or is on its way out
         }
         let overdue = instance.reload_due > 0 && instance.reload_due <= now.micros;
-        if !unread && instance.reload_again {
+        let heard = std::mem::take(&mut instance.heard);
+        if !unread && heard {
+            self.reloaded(key, now);
+        } else if !unread && instance.reload_again {
             self.tell_to_reload(key, true, now);
         } else if !unread && overdue {
             instance.reloading = false; // it never says so, but it does read

@@ -107,19 +107,19 @@ impl Court {
             Word::Spawned => {
                 let news = !std::mem::replace(&mut instance.ready, true);
                 let last = std::mem::replace(&mut instance.last_ready, now.epoch);
-                self.came_up(key, (news || last != now.epoch).then_some(What::Spawned), now);
+                self.came_up(key, (news || last != now.epoch).then_some(What::Spawned));
             }
             Word::Accepting => {
                 let news = !std::mem::replace(&mut instance.accepting, true);
                 let last = std::mem::replace(&mut instance.last_accepting, now.epoch);
-                self.came_up(key, (news || last != now.epoch).then_some(What::Accepting), now);
+                self.came_up(key, (news || last != now.epoch).then_some(What::Accepting));
             }
             Word::Loyal => {
                 let news = !std::mem::replace(&mut instance.loyal, true);
                 let last = std::mem::replace(&mut instance.last_loyal, now.epoch);
                 vassal.backoff = None;
                 vassal.failures = 0;
-                self.came_up(key, (news || last != now.epoch).then_some(What::Loyal), now);
+                self.came_up(key, (news || last != now.epoch).then_some(What::Loyal));
             }
             Word::Heartbeat => {
                 instance.last_heartbeat = now.epoch;
@@ -131,6 +131,8 @@ impl Court {
                 self.stop(key, Then::Wait, now);
             }
             Word::Idle if vassal.zerg.is_some() => self.stop(key, Then::Forget, now),
+            // It has not read yet that there is something new.
+            Word::Idle if instance.reloading || instance.reload_again => self.stop(key, Then::Restart, now),
             Word::Idle => {
                 self.say(key, What::Rests);
                 self.stop(key, Then::Rest, now);
@@ -141,14 +143,12 @@ impl Court {
     }
 
     /// It has started, or come back from a reload. What it repeats is said once a second at most.
-    fn came_up(&mut self, key: Key, news: Option<What>, now: Now) {
+    fn came_up(&mut self, key: Key, news: Option<What>) {
         if let Some(what) = news {
             self.say(key, what);
         }
         self.release(key);
-        if self.vassals[key].instance.reloading {
-            self.reloaded(key, now);
-        }
+        self.heard_of(key);
     }
 
     pub(super) fn died(&mut self, key: Key, clean: bool, now: Now) {

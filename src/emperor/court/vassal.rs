@@ -77,6 +77,8 @@ pub struct Instance {
     pub(super) reload_again: bool,
     /// Whether it has read the message was asked, and is not answered yet.
     pub(super) asked: bool,
+    /// It was asked because the vassal has said something.
+    pub(super) heard: bool,
     /// The file that is there now would not start: the instance runs on with an earlier one.
     pub(super) refused: bool,
     /// What `ready` was before it was told to reload.
