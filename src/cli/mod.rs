@@ -1,12 +1,147 @@
 //! What a person types: uWSGI's options, the subcommands, tables.
+//!
+//! A first word that is a subcommand's name is one; everything else is uWSGI's command line, which has its own
+//! rules (any option of the table, unique prefixes, files) and its own reader in `config`.
 #![forbid(unsafe_code)]
 
-/// Runs the role that the command line asks for.
+mod check;
+mod options;
+mod run;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::vassal::launch;
+
+#[derive(Debug, Parser)]
+#[command(name = "emperor", version, about = ABOUT, after_help = AFTER_HELP, override_usage = USAGE)]
+struct Command {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Be the emperor: the same as without a subcommand.
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Directories, files and options, as uWSGI takes them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Look at files as the emperor would: options, problems, engine, command line.
+    Check(check::Arguments),
+    /// List the options, or those that a word is in.
+    Options {
+        /// Part of a name or of a description.
+        word: Option<String>,
+    },
+    /// Print the version.
+    Version,
+}
+
+const ABOUT: &str =
+    "Runs a vassal for every file in a directory, and keeps it running: the successor of uWSGI's Emperor";
+const USAGE: &str = "emperor DIRECTORY | FILE.ini | OPTIONS…\n       emperor COMMAND …";
+const AFTER_HELP: &str = "\
+Examples:
+  emperor /etc/uwsgi/vassals
+  emperor --ini /etc/uwsgi/emperor.ini
+  emperor --emperor '/srv/*/uwsgi.ini' --emperor-tyrant --emperor-stats /run/emperor.stats
+  emperor check /etc/uwsgi/vassals/shop.ini
+
+`emperor options` lists what an emperor can be told, in files, by the command line and as UWSGI_* variables.";
+
+/// Runs the role that the command line asks for, and turns an error into a report and an exit status.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    match args.split_first() {
-        Some((role, rest)) if role == "vassal" => crate::vassal::launch::main(rest),
-        _ => std::process::ExitCode::SUCCESS,
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    role(&arguments).unwrap_or_else(|failure| {
+        // Nobody may be there to read it; the status remains.
+        let _ = writeln!(io::stderr(), "emperor: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let rest = arguments.get(1..).unwrap_or_default();
+    match arguments.first().and_then(|word| word.to_str()) {
+        Some("vassal") => Ok(launch::main(rest)), // first: it is the emperor that waits
+        Some("run" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version")
+        | None => command(arguments),
+        Some(_) => run::main(arguments),
+    }
+}
+
+fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let words = std::iter::once("emperor".into()).chain(arguments.iter().cloned());
+    let command = match Command::try_parse_from(words) {
+        Ok(command) => command,
+        Err(usage) => {
+            // Help goes to standard output and is a success, a mistake is neither.
+            let _ = usage.print();
+            return Ok(u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+    };
+    let text = match command.role {
+        Role::Run { arguments } => return run::main(&arguments),
+        Role::Check(arguments) => return check::main(&arguments),
+        Role::Options { word: None } => options::grouped(),
+        Role::Options { word: Some(word) } => {
+            let found = options::matching(&word);
+            if found.is_empty() {
+                let _ = writeln!(io::stderr(), "emperor: no option has `{word}` in its name or description");
+                return Ok(ExitCode::FAILURE);
+            }
+            found
+        }
+        Role::Version => format!("emperor {}\n", env!("CARGO_PKG_VERSION")),
+    };
+    print(text.as_bytes()).map_err(Failure::of("cannot print"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output. A reader that has seen enough is no error.
+fn print(text: &[u8]) -> io::Result<()> {
+    match io::stdout().write_all(text).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// What went wrong, with all its causes.
+#[derive(Debug)]
+struct Failure {
+    attempt: Option<&'static str>,
+    cause: Box<dyn Error>,
+}
+
+impl Failure {
+    fn new(cause: impl Error + 'static) -> Self {
+        Self { attempt: None, cause: Box::new(cause) }
+    }
+
+    /// For `map_err`: the cause of an attempt.
+    fn of<E: Error + 'static>(attempt: &'static str) -> impl FnOnce(E) -> Self {
+        move |cause| Self { attempt: Some(attempt), cause: Box::new(cause) }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(attempt) = self.attempt {
+            write!(f, "{attempt}: ")?;
+        }
+        write!(f, "{}", self.cause)?;
+        let mut cause = self.cause.source();
+        while let Some(next) = cause {
+            write!(f, ": {next}")?;
+            cause = next.source();
+        }
+        Ok(())
     }
 }

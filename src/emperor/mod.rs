@@ -5,6 +5,8 @@ pub mod court;
 pub mod hands;
 pub mod listen;
 pub mod log;
+pub mod reign;
+pub mod settings;
 pub mod signals;
 pub mod source;
 pub mod stats;

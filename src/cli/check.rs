@@ -1,0 +1,235 @@
+//! `emperor check`: what the emperor sees in a file, what is wrong with it, and what its vassal would be started with.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::Failure;
+use crate::config::check::{self, Checked, Severity};
+use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
+use crate::emperor::hands::command::{Command, Environment, Subject};
+use crate::emperor::settings::Settings;
+
+/// Look at configuration files as the emperor would; run and fetch nothing.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The files of vassals, or of an emperor.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print the configuration as uWSGI does, and nothing else.
+    #[arg(long)]
+    show_config: bool,
+    /// Print one JSON document.
+    #[arg(long, conflicts_with = "show_config")]
+    json: bool,
+    /// Tell step by step how the value of one option came about.
+    #[arg(long, value_name = "KEY")]
+    explain: Option<String>,
+    /// The configuration of the emperor whose vassals they would be.
+    #[arg(long, value_name = "FILE")]
+    emperor: Option<PathBuf>,
+    /// Let the files run commands while they are read (`@(exec://…)`).
+    #[arg(long)]
+    allow_exec: bool,
+    /// Let the files fetch from the network while they are read.
+    #[arg(long)]
+    allow_net: bool,
+}
+
+/// Nothing worse than a note was found.
+const FINE: u8 = 0;
+/// Something is wrong.
+const PROBLEMS: u8 = 1;
+/// A file could not be read.
+const UNREADABLE: u8 = 2;
+
+/// What was found in one file.
+struct Seen {
+    file: PathBuf,
+    checked: Checked,
+    launch: Option<Launch>,
+}
+
+/// What a vassal of this file would be started with.
+struct Launch {
+    engine: String,
+    commands: Vec<Command>,
+    environment: Vec<Vec<u8>>,
+    cwd: PathBuf,
+}
+
+/// Looks at the files.
+///
+/// # Errors
+/// The emperor's own configuration cannot be used.
+pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let emperor = match &arguments.emperor {
+        Some(file) => Some(emperor_of(file)?),
+        None => None,
+    };
+    let mut status = FINE;
+    let mut documents = Vec::new();
+    for file in &arguments.files {
+        let seen = look(file, arguments, emperor.as_ref())?;
+        status = status.max(seen.status());
+        if arguments.json {
+            documents.push(seen.json());
+        } else {
+            print(&seen.text(arguments))?;
+        }
+    }
+    if arguments.json {
+        print(format!("{:#}\n", Value::from(documents)).as_bytes())?;
+    }
+    Ok(status.into())
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    super::print(text).map_err(Failure::of("cannot print"))
+}
+
+fn emperor_of(file: &Path) -> Result<Settings, Failure> {
+    let world = Machine::new();
+    let arguments = [file.as_os_str().to_owned()];
+    let config = Loader::new(&world, Limits::default()).load(&arguments, &[], Mode::Emperor);
+    Settings::new(&config.map_err(Failure::new)?).map_err(Failure::new)
+}
+
+fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Result<Seen, Failure> {
+    let (directory, name) = split(file)?;
+    let world = Machine::new()
+        .in_directory(directory.clone())
+        .allow_commands(arguments.allow_exec)
+        .allow_network(arguments.allow_net);
+    let loader = Loader::new(&world, Limits::default());
+    let nobody = no_emperor(&world)?;
+    let settings = emperor.unwrap_or(&nobody);
+    let vassal = settings.templates.arguments(Subject::File(name.as_bytes()));
+    let words: Vec<OsString> = vassal.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    let checked = check::check(&loader, &words, &[], Mode::Uwsgi);
+    if checked.config.has("emperor") {
+        let checked = check::check(&loader, std::slice::from_ref(&name), &[], Mode::Emperor);
+        return Ok(Seen { file: file.into(), checked, launch: None });
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
+    let engine = settings.engine(&path, &own_path);
+    let launch = Launch {
+        commands: settings.templates.commands(&engine, &vassal, &path),
+        engine: engine.to_string(),
+        environment: Environment::new(std::env::vars_os()).of(false, None),
+        cwd: directory,
+    };
+    Ok(Seen { file: file.into(), checked, launch: Some(launch) })
+}
+
+/// An emperor without options.
+fn no_emperor(world: &Machine) -> Result<Settings, Failure> {
+    let config = Loader::new(world, Limits::default()).load(&[], &[], Mode::Emperor);
+    Settings::new(&config.map_err(Failure::new)?).map_err(Failure::new)
+}
+
+/// The directory that its vassal starts in, and its name there.
+fn split(file: &Path) -> Result<(PathBuf, OsString), Failure> {
+    let absolute = std::path::absolute(file).map_err(Failure::of("cannot find the current directory"))?;
+    let directory = absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+    Ok((directory, absolute.file_name().map_or_else(OsString::new, OsStr::to_owned)))
+}
+
+impl Seen {
+    fn status(&self) -> u8 {
+        let unreadable = self.checked.problems.iter().any(|problem| problem.severity == Severity::Fatal)
+            && self.checked.config.pairs().len() <= 1;
+        match self.checked.worst() {
+            _ if unreadable => UNREADABLE,
+            Some(Severity::Warning | Severity::Fatal) => PROBLEMS,
+            Some(Severity::Note) | None => FINE,
+        }
+    }
+
+    fn text(&self, arguments: &Arguments) -> Vec<u8> {
+        if arguments.show_config {
+            return self.checked.config.show();
+        }
+        if let Some(key) = &arguments.explain {
+            return report::explanation(key, &self.checked.config.explain(key.as_bytes())).into_bytes();
+        }
+        let mut out = String::new();
+        let kind = if self.launch.is_some() { "vassal" } else { "emperor" };
+        let _ = writeln!(out, "{}: {kind}", self.file.display());
+        for (setting, place) in settings(&self.checked.config) {
+            let _ = writeln!(out, "  {setting:<50}  {place}");
+        }
+        if let Some(launch) = &self.launch {
+            launch.describe(&mut out);
+        }
+        match self.checked.problems.len() {
+            0 => out.push_str("no problems\n"),
+            _ => out.push_str(&report::text(&self.checked.problems)),
+        }
+        out.into_bytes()
+    }
+
+    fn json(&self) -> Value {
+        let options: Vec<_> = settings(&self.checked.config)
+            .map(|(setting, place)| json!({"setting": setting, "place": place}))
+            .collect();
+        json!({
+            "file": self.file.display().to_string(),
+            "options": options,
+            "problems": report::json(&self.checked.problems),
+            "launch": self.launch.as_ref().map(Launch::json),
+        })
+    }
+}
+
+/// `KEY = VALUE` of each option, as it is applied, and where it stands.
+fn settings(config: &Config) -> impl Iterator<Item = (String, String)> {
+    config.applied().filter(|(option, _)| !option.immediate || option.name == "listen").map(
+        |(option, pair)| {
+            let setting = match pair.value() {
+                Some(value) if !value.is_empty() => format!("{} = {}", option.name, lossy(value)),
+                _ => option.name.to_owned(),
+            };
+            (setting, pair.origin().to_string())
+        },
+    )
+}
+
+impl Launch {
+    fn describe(&self, out: &mut String) {
+        let _ = writeln!(out, "engine  {}", self.engine);
+        for command in &self.commands {
+            let words: Vec<_> = command.arguments.iter().map(|word| quoted(&lossy(word))).collect();
+            let missing = if command.files.is_empty() { "  (not found)" } else { "" };
+            let _ = writeln!(out, "argv    {}{missing}", words.join(" "));
+        }
+        let _ = writeln!(out, "cwd     {}", self.cwd.display());
+        let (own, inherited): (Vec<_>, Vec<_>) =
+            self.environment.iter().partition(|entry| entry.starts_with(b"UWSGI_"));
+        let own: Vec<_> = own.into_iter().map(|entry| lossy(entry)).collect();
+        let _ = writeln!(out, "env     {} and {} variables of the emperor's", own.join(" "), inherited.len());
+    }
+
+    fn json(&self) -> Value {
+        let text = |words: &Vec<Vec<u8>>| words.iter().map(|word| lossy(word)).collect::<Vec<_>>();
+        json!({
+            "engine": self.engine,
+            "argv": self.commands.iter().map(|command| text(&command.arguments)).collect::<Vec<_>>(),
+            "env": text(&self.environment),
+            "cwd": self.cwd.display().to_string(),
+        })
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}

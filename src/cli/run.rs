@@ -1,0 +1,169 @@
+//! `emperor …` with uWSGI's options: becomes the emperor, or the built-in engine where no emperor is asked for.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tracing::{info, warn};
+
+use super::Failure;
+use crate::config::{self, Config, Limits, Loader, Machine, Mode};
+use crate::emperor::hands::Launch;
+use crate::emperor::hands::command::Environment;
+use crate::emperor::log;
+use crate::emperor::reign::{self, Accession};
+use crate::emperor::settings::Settings;
+use crate::emperor::stats::Itself;
+use crate::sys::fds::{self, Reserved};
+use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::spawn::Spawner;
+use crate::vassal::plan::Text;
+
+/// Runs with the arguments behind the program's name.
+///
+/// # Errors
+/// Whatever keeps the emperor from reigning; nothing has been started then.
+pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let reserved = fds::reserve(|_, _| {}).map_err(Failure::of("cannot reserve descriptors"))?;
+    let arguments = with_directory(arguments);
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let world = Machine::new().allow_commands(true).allow_network(true);
+    let config = Loader::new(&world, Limits::default())
+        .called("emperor")
+        .load(&arguments, &environment, Mode::Emperor)
+        .map_err(|error| {
+            say(&error.output.stdout, &error.output.log);
+            Failure::new(error)
+        })?;
+    if !config.has("emperor") {
+        return Ok(without_emperor(&arguments, &environment, &world, &config));
+    }
+    say(&config.output().stdout, &config.output().log);
+    if let Some(status) = config.exit() {
+        return Ok(status.into());
+    }
+    govern(&config, reserved)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A directory as the first argument is one of vassals.
+fn with_directory(arguments: &[OsString]) -> Vec<OsString> {
+    match arguments.first() {
+        Some(first) if !first.as_encoded_bytes().starts_with(b"-") && PathBuf::from(first).is_dir() => {
+            std::iter::once("--emperor".into()).chain(arguments.iter().cloned()).collect()
+        }
+        _ => arguments.to_vec(),
+    }
+}
+
+/// No `emperor` option: an instance like any other, of which only the reading and static files are ours.
+fn without_emperor(
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+    world: &Machine,
+    config: &Config,
+) -> ExitCode {
+    let only_reads = ["show-config", "get", "no-server"].iter().any(|option| config.has(option));
+    if only_reads || config.exit().is_some() {
+        let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+        return config::as_uwsgi(arguments, environment, world, &mut stdout, &mut stderr).into();
+    }
+    ExitCode::FAILURE
+}
+
+fn govern(config: &Config, reserved: Reserved) -> Result<(), Failure> {
+    let settings = Settings::new(config).map_err(Failure::new)?;
+    log::start(settings.log_form, settings.log_level);
+    warn_of_strange_options(config);
+    process::reset_signals().map_err(Failure::of("cannot reset signals"))?;
+    fds::null_stdin(&reserved).map_err(Failure::of("cannot put /dev/null in place of standard input"))?;
+    let limit = raise_descriptor_limit();
+    let spawner = Spawner::new(reserved, limit).map_err(Failure::of("cannot prepare to make processes"))?;
+    let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
+    let engine = settings.engine(&path, &own_path);
+    info!(
+        "*** starting uWSGI Emperor *** (emperor {}, pid {})",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    info!("[emperor] engine of the vassals: {engine}");
+    let itself = Itself {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        cwd: cwd.display().to_string(),
+        tyrant: settings.policy.tyrant,
+        minified: settings.stats_minified,
+    };
+    let launch = Launch {
+        engine,
+        templates: settings.templates,
+        environment: Environment::new(std::env::vars_os()),
+        path,
+        places: Vec::new(),
+        vassals_dir: Text::from(cwd.as_os_str()),
+        safe_fds: settings.safe_fds,
+        die_together: settings.die_together,
+        confinement: settings.confinement,
+        beside: settings.beside,
+    };
+    let accession = Accession {
+        sources: settings.sources,
+        cwd,
+        source_options: settings.source_options,
+        policy: settings.policy,
+        launch,
+        spawner,
+        stats: settings.stats,
+        itself,
+        first_process: std::process::id() == 1,
+    };
+    reign::reign(accession, || Ok(())).map_err(Failure::new)?;
+    info!("The Emperor is buried.");
+    Ok(())
+}
+
+/// Where programs are searched when the environment does not say. As execvp(3).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Raises our limit of descriptors as far as it goes; vassals get the one that was in force.
+fn raise_descriptor_limit() -> Option<DescriptorLimit> {
+    let before = DescriptorLimit::get().ok()?;
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let raised = most.unwrap_or(before.hard).min(MANY_DESCRIPTORS).max(before.hard);
+    [raised, before.hard]
+        .into_iter()
+        .filter(|limit| *limit > before.soft)
+        .find(|limit| DescriptorLimit { soft: *limit, hard: *limit }.set().is_ok())
+        .map(|_| before)
+}
+
+/// Enough for half a million vassals.
+const MANY_DESCRIPTORS: u64 = 1 << 20;
+
+fn warn_of_strange_options(config: &Config) {
+    for (option, pair) in config.not_handled() {
+        warn!(
+            "{}: `{}` means nothing to the emperor itself; it belongs into a vassal's file",
+            pair.origin(),
+            option.name
+        );
+    }
+    for (pair, nearest) in config.unknown() {
+        let key = config::lossy(pair.key());
+        match nearest {
+            Some(option) => warn!("{}: `{key}` is no known option; `{}` is", pair.origin(), option.name),
+            None => warn!("{}: `{key}` is no known option", pair.origin()),
+        }
+    }
+}
+
+/// What the reading said. A reader that has gone wants none of it.
+fn say(stdout: &[u8], log: &[u8]) {
+    let _ = std::io::stdout().write_all(stdout);
+    let _ = std::io::stderr().write_all(log);
+}

@@ -1,0 +1,301 @@
+//! The emperor's loop: it waits for something to happen, tells the court, and lets the hands do what it says.
+//!
+//! One thread. Nothing in the loop waits for anything but the loop itself: whatever could take time is a
+//! process or a task of its own.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::future::{pending, ready};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use super::court::{Action, Court, Event, Now, Policy};
+use super::hands::{Hands, Launch, Place};
+use super::listen::{ListenError, Options, Server, Visitor};
+use super::signals::{Arrival, Signals, Wish};
+use super::source::{Report, SourceError, SourceOptions, Sources};
+use super::stats::{self, Itself};
+use super::systemd::Manager;
+use crate::sys::clock;
+use crate::sys::fds::Readable;
+use crate::sys::spawn::Spawner;
+
+/// What a reign begins with.
+#[derive(Debug)]
+pub struct Accession {
+    /// The `emperor` arguments, in order.
+    pub sources: Vec<OsString>,
+    /// The directory that they, and the vassals of patterns, are relative to.
+    pub cwd: PathBuf,
+    /// How the sources are read.
+    pub source_options: SourceOptions,
+    /// How vassals are treated.
+    pub policy: Policy,
+    /// How vassals are started; the places are filled in by the sources.
+    pub launch: Launch,
+    /// What makes processes.
+    pub spawner: Spawner,
+    /// Where the stats are served.
+    pub stats: Option<Options>,
+    /// What the stats say of the emperor.
+    pub itself: Itself,
+    /// Whether this is the first process of its namespace, to which orphans are left.
+    pub first_process: bool,
+}
+
+/// Why a reign cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ReignError {
+    /// One of the `emperor` arguments is none.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The stats cannot be served.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The process cannot be set up for it.
+    #[error("cannot set up the emperor's loop")]
+    Setup(#[from] io::Error),
+}
+
+struct Reign {
+    court: Court,
+    hands: Hands,
+    sources: Sources,
+    signals: Signals,
+    vassals: Readable,
+    server: Option<Server>,
+    itself: Itself,
+    manager: Manager,
+    watchdog: Option<Duration>,
+    alive_at: Option<Instant>,
+    events: Vec<Event>,
+    actions: VecDeque<Action>,
+}
+
+/// What the loop was woken by.
+enum Woken {
+    Vassal,
+    Signal,
+    Source,
+    Visitor(Visitor),
+    Time,
+}
+
+/// Reigns until told to end. `begun` runs when the sources are open and the stats served, before any vassal
+/// starts.
+///
+/// # Errors
+/// [`ReignError`], before any vassal has started.
+pub fn reign(accession: Accession, begun: impl FnOnce() -> io::Result<()>) -> Result<(), ReignError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let mut reign = Reign::begin(accession)?;
+        begun()?;
+        reign.govern().await?;
+        Ok(())
+    })
+}
+
+fn now() -> Now {
+    Now { micros: clock::monotonic_micros(), epoch: clock::epoch_seconds() }
+}
+
+impl Reign {
+    fn begin(accession: Accession) -> Result<Self, ReignError> {
+        let Accession { policy, mut launch, spawner, itself, .. } = accession;
+        let manager = Manager::default();
+        manager.initializing();
+        let signals = Signals::new(accession.first_process)?;
+        let sources = Sources::open(&accession.sources, &accession.cwd, &accession.source_options)?;
+        launch.places = sources.infos().filter_map(|(_, info)| Place::new(info.cwd.clone())).collect();
+        let hands = Hands::new(spawner, launch)?;
+        let vassals = Readable::new(hands.readiness()?)?;
+        let server = accession.stats.map(Server::bind).transpose()?;
+        let watchdog = Manager::watchdog();
+        Ok(Self {
+            court: Court::new(policy),
+            hands,
+            sources,
+            signals,
+            vassals,
+            server,
+            itself,
+            manager,
+            watchdog,
+            alive_at: watchdog.map(|_| Instant::now()),
+            events: Vec::new(),
+            actions: VecDeque::new(),
+        })
+    }
+
+    async fn govern(&mut self) -> io::Result<()> {
+        self.rescan();
+        loop {
+            let busy = self.hear_vassals();
+            if self.hands.is_buried() {
+                self.manager.buried();
+                return Ok(());
+            }
+            self.tell_manager();
+            let timeout = self.next_timeout();
+            let Self { vassals, signals, sources, server, .. } = self;
+            let woken = tokio::select! {
+                biased;
+                result = vassals.ready(), if !busy => { result?; Woken::Vassal }
+                result = signals.ready() => { result?; Woken::Signal }
+                () = sources.hinted() => Woken::Source,
+                visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
+                () = until(timeout) => Woken::Time,
+                () = ready(()), if busy => Woken::Vassal,
+            };
+            match woken {
+                Woken::Vassal | Woken::Time => {}
+                Woken::Signal => self.obey(),
+                Woken::Source => self.look(),
+                Woken::Visitor(visitor) => self.show(visitor),
+            }
+            self.pass_time();
+        }
+    }
+
+    /// Whether there may be more to hear.
+    fn hear_vassals(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        let busy = self.hands.collect(&self.court, &mut events);
+        for event in events.drain(..) {
+            self.feed(event);
+        }
+        self.events = events;
+        busy
+    }
+
+    /// Tells the court what happened, and does what it says, and so on until it has nothing more to say.
+    fn feed(&mut self, event: Event) {
+        let mut decided = Vec::new();
+        self.court.on_event(event, now(), &mut decided);
+        self.actions.extend(decided.drain(..));
+        while let Some(action) = self.actions.pop_front() {
+            if let Some(outcome) = self.hands.perform(&action, &self.court) {
+                self.court.on_event(outcome, now(), &mut decided);
+                self.actions.extend(decided.drain(..));
+            }
+        }
+        if self.hands.take_rescan() {
+            self.rescan();
+        }
+    }
+
+    fn report(&mut self, look: impl FnOnce(&mut Sources, Instant, &mut dyn FnMut(Report))) {
+        let mut reports = Vec::new();
+        look(&mut self.sources, Instant::now(), &mut |report| reports.push(report));
+        for report in reports {
+            if let Report::Trouble(_, trouble) = &report {
+                error!("[emperor] {trouble}");
+            }
+            self.feed(Event::Report(report));
+        }
+    }
+
+    fn rescan(&mut self) {
+        self.report(|sources, now, report| sources.rescan(now, report));
+    }
+
+    fn look(&mut self) {
+        self.report(|sources, now, report| sources.on_hint(now, report));
+    }
+
+    fn pass_time(&mut self) {
+        if self.court.next_timeout().is_some_and(|at| at <= clock::monotonic_micros()) {
+            self.feed(Event::Tick);
+        }
+        let present = Instant::now();
+        if self.sources.next_timeout().is_some_and(|at| at <= present) {
+            self.report(|sources, now, report| sources.on_timeout(now, report));
+        }
+        if let (Some(every), Some(at)) = (self.watchdog, self.alive_at)
+            && at <= present
+        {
+            self.manager.alive();
+            self.alive_at = Some(present + every);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let present = Instant::now();
+        let court = self
+            .court
+            .next_timeout()
+            .map(|at| present + Duration::from_micros(at.saturating_sub(clock::monotonic_micros())));
+        [court, self.sources.next_timeout(), self.alive_at].into_iter().flatten().min()
+    }
+
+    fn tell_manager(&mut self) {
+        self.manager.governing(self.court.running());
+        if !self.court.is_starting() {
+            self.manager.ready();
+        }
+    }
+
+    fn obey(&mut self) {
+        for Arrival { wish, name, sender } in self.signals.take() {
+            if wish != Wish::Reap {
+                match sender {
+                    Some((pid, uid)) => info!("[emperor] {name} received from process {pid} (uid {uid})"),
+                    None => info!("[emperor] {name} received"),
+                }
+            }
+            match wish {
+                Wish::Shutdown => {
+                    self.manager.stopping();
+                    self.feed(Event::Shutdown);
+                }
+                Wish::Reload => {
+                    self.manager.reloading();
+                    self.feed(Event::ReloadAll);
+                    self.manager.reloaded();
+                }
+                Wish::List => self.list(),
+                Wish::ClearBlacklist => self.feed(Event::ClearBlacklist),
+                Wish::Rescan => self.rescan(),
+                Wish::Reap => while !self.hands.reap_orphans(&self.court) && self.hear_vassals() {},
+            }
+        }
+    }
+
+    fn list(&self) {
+        info!("*** vassals list ***");
+        for (_, vassal) in self.court.vassals() {
+            info!(
+                "vassal: {} last modified: {} status: {:?} loyal: {} zerg: {}",
+                vassal.name,
+                vassal.last_mod(),
+                vassal.state,
+                u8::from(vassal.instance.loyal),
+                u8::from(vassal.zerg.is_some()),
+            );
+        }
+    }
+
+    fn show(&self, visitor: Visitor) {
+        let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
+        let document = stats::document(&self.itself, &sources, &self.court);
+        tokio::spawn(visitor.serve(document));
+    }
+}
+
+async fn accept(server: Option<&Server>) -> Visitor {
+    match server {
+        Some(server) => server.accept().await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}

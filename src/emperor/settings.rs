@@ -1,0 +1,325 @@
+//! The emperor's own configuration, from the options of its files, command line and environment.
+//!
+//! Old options keep the old server's reading of numbers (`atoi`); ours want a number in a range.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::{Level, warn};
+
+use super::court::Policy;
+use super::hands::command::{Engine, Templates};
+use super::hands::{Confinement, SideHooks, TyrantRules};
+use super::listen;
+use super::log::Form;
+use super::source::SourceOptions;
+use crate::config::{Config, ConfigError, Got, Origin};
+use crate::vassal::hook::Hook;
+use crate::vassal::plan::{Capabilities, Namespaces, Text};
+
+/// What an emperor was told to be.
+#[derive(Debug)]
+pub struct Settings {
+    /// `emperor`, in order.
+    pub sources: Vec<OsString>,
+    /// How the sources are read.
+    pub source_options: SourceOptions,
+    /// How vassals are treated.
+    pub policy: Policy,
+    /// What shapes their command lines.
+    pub templates: Templates,
+    /// What changes their identity and view.
+    pub confinement: Confinement,
+    /// The hooks that run as the emperor when they come and go.
+    pub beside: SideHooks,
+    /// The hooks that run once, before the first vassal.
+    pub at_start: Vec<Hook>,
+    /// `emperor-wrapper`.
+    pub wrapper: Option<OsString>,
+    /// `binary-path`.
+    pub binary_path: Option<OsString>,
+    /// Where the stats are served.
+    pub stats: Option<listen::Options>,
+    /// `stats-minified`.
+    pub stats_minified: bool,
+    /// `emperor-pidfile`.
+    pub pidfile: Option<OsString>,
+    /// `emperor-procname`.
+    pub procname: Option<OsString>,
+    /// `safe-fd`.
+    pub safe_fds: Vec<RawFd>,
+    /// `emperor-die-together`.
+    pub die_together: bool,
+    /// `emperor-check-reload`.
+    pub check_reload: bool,
+    /// `emperor-log-format`.
+    pub log_form: Form,
+    /// `emperor-log-level`.
+    pub log_level: Level,
+}
+
+/// An option whose value cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A number that is none, or out of range.
+    #[error(transparent)]
+    Number(#[from] ConfigError),
+    /// Anything else.
+    #[error("{place}: {option}: {cause}")]
+    Value {
+        /// Where it stands.
+        place: Origin,
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+/// How many vassals may be starting at once, for each core.
+const STARTING_PER_CORE: usize = 8;
+/// Most seconds that an option of ours may be.
+const MAX_SECONDS: i64 = 86_400;
+
+impl Settings {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with the place of the value.
+    pub fn new(config: &Config) -> Result<Self, SettingsError> {
+        let read = Reader(config);
+        Ok(Self {
+            sources: read.paths("emperor"),
+            source_options: read.source_options()?,
+            policy: read.policy()?,
+            templates: read.templates(),
+            confinement: read.confinement()?,
+            beside: SideHooks {
+                started: read.hooks([
+                    "hook-as-emperor",
+                    "mount-as-emperor",
+                    "umount-as-emperor",
+                    "exec-as-emperor",
+                ])?,
+                stopped: read.path("vassals-stop-hook").map(Text::from),
+            },
+            at_start: read.hooks(["hook-emperor-start"])?,
+            wrapper: read.path("emperor-wrapper"),
+            binary_path: read.path("binary-path"),
+            stats: read.stats(),
+            stats_minified: config.flag("stats-minified"),
+            pidfile: read.path("emperor-pidfile"),
+            procname: read.path("emperor-procname"),
+            safe_fds: config.list("safe-fd").filter_map(|got| number(got.value)).collect(),
+            die_together: config.flag_origin("emperor-die-together").is_none_or(|got| got.value),
+            check_reload: config.flag_origin("emperor-check-reload").is_none_or(|got| got.value),
+            log_form: read.word("emperor-log-format", &[("uwsgi", Form::Uwsgi), ("json", Form::Json)])?,
+            log_level: read.word(
+                "emperor-log-level",
+                &[
+                    ("info", Level::INFO),
+                    ("error", Level::ERROR),
+                    ("warn", Level::WARN),
+                    ("debug", Level::DEBUG),
+                    ("trace", Level::TRACE),
+                ],
+            )?,
+        })
+    }
+
+    /// The engine that runs vassals, by the rule of [`Engine::choose`].
+    #[must_use]
+    pub fn engine(&self, path: &OsStr, own_path: &Path) -> Engine {
+        Engine::choose(self.wrapper.as_deref(), self.binary_path.as_deref(), path, own_path)
+    }
+}
+
+struct Reader<'c>(&'c Config);
+
+impl Reader<'_> {
+    fn path(&self, option: &str) -> Option<OsString> {
+        self.0.string(option).filter(|got| !got.value.is_empty()).map(|got| os(got.value))
+    }
+
+    fn paths(&self, option: &str) -> Vec<OsString> {
+        self.0.list(option).map(|got| os(got.value)).collect()
+    }
+
+    /// Seconds of an old option, or its default.
+    fn seconds(&self, option: &str, default: u64) -> Duration {
+        Duration::from_secs(self.old_number(option).unwrap_or(default))
+    }
+
+    fn old_number(&self, option: &str) -> Option<u64> {
+        self.0.int(option).map(|got| u64::try_from(got.value).unwrap_or(0))
+    }
+
+    /// A number of an option of ours, or its default.
+    fn new_number(&self, option: &str, most: i64, default: u64) -> Result<u64, SettingsError> {
+        let got = self.0.int_in(option, 0..=most)?;
+        Ok(got.map_or(default, |got| got.value.unsigned_abs()))
+    }
+
+    fn word<T: Copy>(&self, option: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {
+        let Some(Got { value, origin }) = self.0.string(option) else { return Ok(words[0].1) };
+        let found = words.iter().find(|(word, _)| word.as_bytes() == value);
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| SettingsError::Value {
+            place: origin.clone(),
+            option,
+            cause: format!(
+                "`{}` is none of {}",
+                String::from_utf8_lossy(value),
+                words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
+            ),
+        })
+    }
+
+    fn source_options(&self) -> Result<SourceOptions, SettingsError> {
+        // With notifications the scan period only serves what cannot notify; 0 made the old server spin.
+        let freq = self.seconds("emperor-freq", 3).max(Duration::from_secs(1));
+        Ok(SourceOptions {
+            extra_extensions: self.0.list("emperor-extra-extension").map(|got| got.value.to_vec()).collect(),
+            nofollow: self.0.flag("emperor-nofollow"),
+            tyrant_nofollow: self.0.flag("emperor-tyrant-nofollow"),
+            settle: Duration::from_millis(self.new_number("emperor-settle", 60_000, 100)?),
+            rescan: Duration::from_secs(self.new_number("emperor-rescan", MAX_SECONDS, 60)?),
+            scan_every: Some(freq),
+        })
+    }
+
+    fn policy(&self) -> Result<Policy, SettingsError> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let crowd = u64::try_from((cores * STARTING_PER_CORE).max(16)).unwrap_or(16);
+        let tolerance = self.seconds("emperor-curse-tolerance", 30);
+        let millis = |option, default| Duration::from_millis(self.old_number(option).unwrap_or(default));
+        let limited = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(Policy {
+            throttle: millis("emperor-throttle", 1000),
+            max_throttle: millis("emperor-max-throttle", 180_000),
+            no_blacklist: self.0.flag("emperor-no-blacklist"),
+            required_heartbeat: self.seconds("emperor-required-heartbeat", 30),
+            curse_tolerance: tolerance,
+            stop_timeout: Duration::from_secs(self.new_number(
+                "emperor-stop-timeout",
+                MAX_SECONDS,
+                tolerance.as_secs(),
+            )?),
+            shutdown_grace: self.seconds("reload-mercy", 30),
+            reload_timeout: Duration::from_secs(self.new_number(
+                "emperor-reload-timeout",
+                MAX_SECONDS,
+                30,
+            )?),
+            max_starting: limited(self.new_number("emperor-max-starting", 1_000_000, crowd)?.max(1)),
+            abandon_after: limited(self.new_number("emperor-abandon-after", 1_000_000, 0)?),
+            broodlord: limited(self.old_number("emperor-broodlord").unwrap_or(0)),
+            tyrant: self.0.flag("emperor-tyrant"),
+            graceful: self.0.flag("emperor-graceful-shutdown"),
+            on_demand: false,
+        })
+    }
+
+    fn templates(&self) -> Templates {
+        Templates {
+            inherit_before: self.paths("vassals-inherit-before"),
+            include_before: self.paths("vassals-include-before"),
+            set: self.paths("vassals-set"),
+            inherit: self.paths("vassals-inherit"),
+            include: self.paths("vassals-include"),
+            extra_extensions: self.0.list("emperor-extra-extension").map(|got| got.value.to_vec()).collect(),
+            overrides: self.paths("emperor-wrapper-override"),
+            fallbacks: self.paths("emperor-wrapper-fallback"),
+        }
+    }
+
+    fn confinement(&self) -> Result<Confinement, SettingsError> {
+        let tyrant = self.0.flag("emperor-tyrant").then(|| TyrantRules {
+            nofollow: self.0.flag("emperor-tyrant-nofollow") || self.0.flag("emperor-nofollow"),
+            initgroups: self.0.flag("emperor-tyrant-initgroups"),
+        });
+        Ok(Confinement {
+            namespaces: self.namespaces()?,
+            capabilities: self.capabilities()?,
+            tyrant,
+            start_hook: self.path("vassals-start-hook").map(Text::from),
+            hooks: self.hooks(["hook-as-vassal", "mount-as-vassal", "umount-as-vassal", "exec-as-vassal"])?,
+            magic_exec: self.0.flag("emperor-magic-exec"),
+        })
+    }
+
+    fn namespaces(&self) -> Result<Namespaces, SettingsError> {
+        let option = "emperor-use-clone";
+        let Some(Got { value, origin }) = self.0.string(option) else { return Ok(Namespaces::default()) };
+        match Namespaces::parse(&String::from_utf8_lossy(value)) {
+            Ok((set, meaningless)) => {
+                for word in meaningless {
+                    warn!("{origin}: {option}: `{word}` means nothing for a process that is then exec'ed");
+                }
+                Ok(set)
+            }
+            Err(cause) => {
+                Err(SettingsError::Value { place: origin.clone(), option, cause: cause.to_string() })
+            }
+        }
+    }
+
+    fn capabilities(&self) -> Result<Option<Capabilities>, SettingsError> {
+        let option = "emperor-cap";
+        let Some(Got { value, origin }) = self.0.string(option) else { return Ok(None) };
+        match Capabilities::parse(&String::from_utf8_lossy(value)) {
+            Ok((set, unknown)) => {
+                for word in unknown {
+                    warn!("{origin}: {option}: there is no capability `{word}`");
+                }
+                Ok(Some(set))
+            }
+            Err(cause) => {
+                Err(SettingsError::Value { place: origin.clone(), option, cause: cause.to_string() })
+            }
+        }
+    }
+
+    /// The hooks of several options, one option after the other, as the old server runs them.
+    fn hooks<const N: usize>(&self, options: [&'static str; N]) -> Result<Vec<Hook>, SettingsError> {
+        let mut hooks = Vec::new();
+        for option in options {
+            for Got { value, origin } in self.0.list(option) {
+                let text = OsStr::from_bytes(value);
+                let hook = match option.split('-').next() {
+                    Some("exec") => Ok(Hook::exec(text)),
+                    Some("mount") => Hook::mount(text),
+                    Some("umount") => Hook::unmount(text),
+                    _ => Hook::parse(text),
+                };
+                hooks.push(hook.map_err(|cause| SettingsError::Value {
+                    place: origin.clone(),
+                    option,
+                    cause: cause.to_string(),
+                })?);
+            }
+        }
+        Ok(hooks)
+    }
+
+    fn stats(&self) -> Option<listen::Options> {
+        let address = self.0.string("emperor-stats")?.value;
+        Some(listen::Options {
+            address: String::from_utf8_lossy(address).into_owned(),
+            backlog: self.old_number("listen").and_then(|number| u32::try_from(number).ok()).unwrap_or(100),
+            mode: self.0.mode3("chmod-socket").map(|got| got.value),
+            http: self.0.flag("stats-http"),
+            patience: self.seconds("socket-timeout", 4),
+        })
+    }
+}
+
+fn os(bytes: &[u8]) -> OsString {
+    OsString::from_vec(bytes.to_vec())
+}
+
+fn number(bytes: &[u8]) -> Option<RawFd> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok()
+}
