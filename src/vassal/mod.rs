@@ -1,6 +1,7 @@
 //! The launcher's side: what happens between the emperor's decision and the engine's first instruction.
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod hook;
 mod jail;
 pub mod launch;

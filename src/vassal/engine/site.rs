@@ -81,7 +81,12 @@ fn open(path: PathBuf) -> Option<Found> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(&path).ok()?;
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    Some(Found { file, length: meta.len(), modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), path })
+    Some(Found {
+        file,
+        length: meta.len(),
+        modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        path,
+    })
 }
 
 /// What follows the mount point in `path`, if that is mounted there.
@@ -121,7 +126,9 @@ mod tests {
         for folder in ["welcome/sub", "welcome/empty", "welcome2", "outside"] {
             fs::create_dir_all(at(folder)).unwrap();
         }
-        for file in ["welcome/index.html", "welcome/sub/index.html", "welcome/a b.txt", "outside/x", "welcome2/x"] {
+        for file in
+            ["welcome/index.html", "welcome/sub/index.html", "welcome/a b.txt", "outside/x", "welcome2/x"]
+        {
             fs::write(at(file), file).unwrap();
         }
         symlink("../outside/x", at("welcome/out")).unwrap();
@@ -132,7 +139,11 @@ mod tests {
     }
 
     fn site(place: &tempfile::TempDir) -> Site {
-        Site { check: vec![place.path().join("welcome")], index: vec!["index.html".into()], ..Site::default() }
+        Site {
+            check: vec![place.path().join("welcome")],
+            index: vec!["index.html".into()],
+            ..Site::default()
+        }
     }
 
     fn got(site: &Site, path: &str) -> Option<String> {
@@ -172,7 +183,14 @@ mod tests {
     fn nothing_outside_the_folder_is_served_unless_it_is_declared_safe() {
         let place = place();
         let mut site = site(&place);
-        for path in ["/out", "/near", "/../outside/x", "/%2e%2e/outside/x", "/..%2foutside%2fx", "/sub/../../outside/x"] {
+        for path in [
+            "/out",
+            "/near",
+            "/../outside/x",
+            "/%2e%2e/outside/x",
+            "/..%2foutside%2fx",
+            "/sub/../../outside/x",
+        ] {
             assert_eq!(got(&site, path), None, "{path}");
         }
         assert_eq!(got(&site, "/sub/../in").as_deref(), Some("welcome/a b.txt"));
@@ -185,7 +203,8 @@ mod tests {
     fn parity_folders_are_asked_in_order_and_mounts_after_them() {
         let place = place();
         let mut site = site(&place);
-        site.maps = vec![("/".into(), place.path().join("outside")), ("/m".into(), place.path().join("welcome2"))];
+        site.maps =
+            vec![("/".into(), place.path().join("outside")), ("/m".into(), place.path().join("welcome2"))];
         assert_eq!(got(&site, "/index.html").as_deref(), Some("welcome/index.html"));
         assert_eq!(got(&site, "/x").as_deref(), Some("outside/x"));
         assert_eq!(got(&site, "/m/x").as_deref(), Some("welcome2/x"));

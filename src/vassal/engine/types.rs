@@ -46,8 +46,10 @@ pub(super) struct Types(HashMap<Box<[u8]>, Box<str>>);
 impl Types {
     /// The table of this machine, or the built-in one where there is none.
     pub(super) fn of_this_machine() -> Self {
-        let table = fs::read(SYSTEM_TABLE).unwrap_or_default();
-        Self::parse(if table.is_empty() { BUILT_IN } else { &String::from_utf8_lossy(&table) })
+        match fs::read(SYSTEM_TABLE) {
+            Ok(table) => Self::parse(&String::from_utf8_lossy(&table)),
+            Err(_) => Self::parse(BUILT_IN),
+        }
     }
 
     /// Each line is a type and the suffixes it belongs to; what follows a `#` is a comment. The first line

@@ -1,0 +1,334 @@
+//! What the engine understands of a vassal's options, and which ones it refuses.
+//!
+//! The rule: an option does here what it does with uWSGI, or it cannot change what is served, or the vassal is
+//! refused with the option's place. None is ignored in silence.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::listen::{Address, BadAddress, stdin_listens};
+use super::site::Site;
+use crate::config::options::{self, HandledBy};
+use crate::config::{Config, lossy, values};
+
+/// One option of a vassal.
+#[derive(Clone, Debug)]
+struct Setting<'a> {
+    /// Its name, without dashes and never an alias.
+    key: &'a str,
+    /// The uWSGI plugin it belongs to, or `core`.
+    plugin: &'a str,
+    value: Option<&'a [u8]>,
+    /// Where it was read: `FILE:LINE`.
+    place: String,
+}
+
+/// Why the engine does not run a vassal; reads `FILE:LINE: …`.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub(super) struct Refusal {
+    place: String,
+    reason: Reason,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("`{what}` needs uWSGI, the built-in engine only serves static files: apt-get install {packages}")]
+    NeedsUwsgi { what: String, packages: String },
+    #[error("`{key}`: {bad}")]
+    Address { key: &'static str, bad: BadAddress },
+    #[error("`{key}` wants {wanted}, not `{value}`")]
+    Value { key: String, wanted: &'static str, value: String },
+    #[error("no `check-static` and no `static-map`: there is nothing to serve")]
+    NothingToServe,
+    #[error("no `http-socket`, and standard input is not a listening socket")]
+    NoSocket,
+    #[error(
+        "standard input would speak the uwsgi protocol, the built-in engine speaks HTTP: set `protocol = http`"
+    )]
+    NotHttp,
+}
+
+/// What the engine needs to know about its vassal.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    pub(super) sockets: Vec<Address>,
+    pub(super) site: Site,
+    /// How many connections may wait.
+    pub(super) backlog: Option<u32>,
+    /// Permissions of socket files.
+    pub(super) mode: Option<u32>,
+    /// Socket files go when the vassal does.
+    pub(super) vacuum: bool,
+    pub(super) chdir: Option<PathBuf>,
+    pub(super) uid: Option<OsString>,
+    pub(super) gid: Option<OsString>,
+    pub(super) log: Option<PathBuf>,
+    /// No line for each request.
+    pub(super) quiet: bool,
+    pub(super) name: Option<CString>,
+    pub(super) heartbeat: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) die_on_idle: bool,
+    /// How long running requests may take when the vassal ends gracefully.
+    pub(super) mercy: Option<Duration>,
+    http: bool,
+}
+
+/// Options that cannot change what this engine serves: it is one process without an application, and reads no
+/// bodies.
+const WITHOUT_EFFECT: &[&str] = &[
+    "auto-procname",
+    "buffer-size",
+    "die-on-term",
+    "enable-threads",
+    "harakiri",
+    "lazy",
+    "lazy-apps",
+    "log-date",
+    "log-master",
+    "master",
+    "max-requests",
+    "memory-report",
+    "no-orphans",
+    "post-buffering",
+    "procname-append",
+    "procname-prefix",
+    "procname-prefix-spaced",
+    "processes",
+    "single-interpreter",
+    "socket-timeout",
+    "strict",
+    "threads",
+    "thunder-lock",
+];
+
+/// The one plugin that only makes uWSGI answer as this engine does by itself.
+const NEEDLESS_PLUGIN: &str = "notfound";
+
+/// Debian's packages of the plugins that are not in `uwsgi-core`.
+const PACKAGES: &[(&str, &str)] = &[
+    ("gevent", "uwsgi-plugin-gevent-python3"),
+    ("lua", "uwsgi-plugin-lua5.1"),
+    ("php", "uwsgi-plugin-php"),
+    ("psgi", "uwsgi-plugin-psgi"),
+    ("python", "uwsgi-plugin-python3"),
+    ("rack", "uwsgi-plugin-rack-ruby3.1"),
+];
+
+impl Options {
+    /// Understands a configuration that was read as uWSGI reads it.
+    ///
+    /// # Errors
+    /// [`Refusal`], for the first option that stands in the way.
+    pub(super) fn from_config(config: &Config) -> Result<Self, Refusal> {
+        // uWSGI ignores what belongs to a plugin that is not loaded. Here such a line would never mean what it says.
+        let foreign = config.pairs().iter().filter_map(|pair| {
+            let option = options::find(pair.key()).filter(|option| !config.plugins().know(option))?;
+            Some((option, pair))
+        });
+        let ours = |handled_by| handled_by != HandledBy::Language;
+        let applied = config.applied().filter(|(option, _)| ours(option.canonical().handled_by));
+        let settings = foreign.chain(applied).map(|(option, pair)| Setting {
+            key: option.canonical().name,
+            plugin: option.plugin_name(),
+            value: pair.value(),
+            place: pair.origin().to_string(),
+        });
+        let file = config.pairs().iter().find_map(|pair| pair.origin().file_line());
+        let file = file.map_or_else(|| "command line".into(), |(file, _)| lossy(&file.given));
+        Self::understand(settings, &file)
+    }
+
+    /// Understands options, given in the order in which they apply. `file` is named where something is missing.
+    ///
+    /// # Errors
+    /// [`Refusal`], for the first option that stands in the way.
+    fn understand<'a>(settings: impl IntoIterator<Item = Setting<'a>>, file: &str) -> Result<Self, Refusal> {
+        let mut options = Self::default();
+        for setting in settings {
+            options.take(&setting).map_err(|reason| Refusal { place: setting.place.clone(), reason })?;
+        }
+        options.complete().map_err(|reason| Refusal { place: file.into(), reason })
+    }
+
+    fn take(&mut self, setting: &Setting<'_>) -> Result<(), Reason> {
+        let text = OsStr::from_bytes(setting.value.unwrap_or_default());
+        match setting.key {
+            "http-socket" => {
+                let address = Address::parse(&text.to_string_lossy());
+                let address = address.map_err(|bad| Reason::Address { key: "http-socket", bad })?;
+                if !self.sockets.contains(&address) {
+                    self.sockets.push(address);
+                }
+            }
+            "check-static" => self.site.check.push(text.into()),
+            "static-map" => self.site.maps.push(mount(setting)?),
+            "static-index" => self.site.index.push(text.into()),
+            "static-safe" => self.site.safe.push(text.into()),
+            "protocol" if text == "http" => self.http = true,
+            "chmod-socket" => self.mode = Some(mode(setting)?),
+            "listen" => self.backlog = Some(setting.number()?),
+            "chdir" => self.chdir = Some(text.into()),
+            "uid" => self.uid = Some(text.into()),
+            "gid" => self.gid = Some(text.into()),
+            "logto" | "logto2" | "daemonize" | "daemonize2" => self.log = Some(text.into()),
+            "disable-logging" => self.quiet = setting.truth(),
+            "vacuum" => self.vacuum = setting.truth(),
+            "procname" | "procname-master" => self.name = CString::new(text.as_bytes()).ok(),
+            "heartbeat" => self.heartbeat = setting.seconds()?,
+            "idle" => self.idle = setting.seconds()?,
+            "die-on-idle" => self.die_on_idle = setting.truth(),
+            "reload-mercy" | "worker-reload-mercy" => self.mercy = setting.seconds()?,
+            "plugins" => plugins(&text.to_string_lossy())?,
+            key if WITHOUT_EFFECT.contains(&key) => {}
+            key => return Err(needs_uwsgi(key, setting.plugin)),
+        }
+        Ok(())
+    }
+
+    fn complete(mut self) -> Result<Self, Reason> {
+        if self.site.is_empty() {
+            return Err(Reason::NothingToServe);
+        }
+        if self.sockets.is_empty() {
+            if !stdin_listens() {
+                return Err(Reason::NoSocket);
+            }
+            if !self.http {
+                return Err(Reason::NotHttp);
+            }
+            self.sockets.push(Address::Inherited);
+        }
+        Ok(self)
+    }
+}
+
+impl Setting<'_> {
+    fn truth(&self) -> bool {
+        values::truth(self.value)
+    }
+
+    fn number(&self) -> Result<u32, Reason> {
+        let text = str::from_utf8(self.value.unwrap_or(b"1")).unwrap_or_default();
+        text.trim().parse().map_err(|_| self.wants("a number"))
+    }
+
+    fn wants(&self, wanted: &'static str) -> Reason {
+        let value = lossy(self.value.unwrap_or_default());
+        Reason::Value { key: self.key.into(), wanted, value }
+    }
+
+    /// 0 is none.
+    fn seconds(&self) -> Result<Option<Duration>, Reason> {
+        self.number().map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds.into())))
+    }
+}
+
+fn mode(setting: &Setting<'_>) -> Result<u32, Reason> {
+    values::mode3(setting.value).ok_or_else(|| setting.wants("three octal digits"))
+}
+
+fn mount(setting: &Setting<'_>) -> Result<(OsString, PathBuf), Reason> {
+    let value = setting.value.unwrap_or_default();
+    let at = value.iter().position(|byte| *byte == b'=');
+    let at = at.filter(|_| value.starts_with(b"/")).ok_or_else(|| setting.wants("/PATH=FOLDER"))?;
+    Ok((OsStr::from_bytes(&value[..at]).into(), OsStr::from_bytes(&value[at + 1..]).into()))
+}
+
+/// Each plugin may have a number for the modifier it answers to in front: `0:notfound`.
+fn plugins(list: &str) -> Result<(), Reason> {
+    for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let name = word.rsplit(':').next().unwrap_or(word);
+        if name != NEEDLESS_PLUGIN {
+            return Err(needs_uwsgi(&format!("plugin = {word}"), name));
+        }
+    }
+    Ok(())
+}
+
+fn needs_uwsgi(what: &str, plugin: &str) -> Reason {
+    let found = PACKAGES.iter().find(|(name, _)| plugin.starts_with(name));
+    let packages = found.map_or("uwsgi-core".into(), |(_, package)| format!("uwsgi-core {package}"));
+    Reason::NeedsUwsgi { what: what.into(), packages }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Options of lines such as `listen = 5`; the plugin stands in front where it is not core: `python!module = x`.
+    fn understand(lines: &str) -> Result<Options, String> {
+        let settings = lines.lines().enumerate().map(|(number, line)| {
+            let (plugin, line) = line.split_once('!').unwrap_or(("core", line));
+            let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
+            let place = format!("v.ini:{}", number + 1);
+            Setting { key, plugin, value: Some(value.as_bytes()), place }
+        });
+        Options::understand(settings, "v.ini").map_err(|refusal| refusal.to_string())
+    }
+
+    const ENOUGH: &str = "http-socket = 127.0.0.1:8080\ncheck-static = /srv\n";
+
+    #[test]
+    fn a_vassal_of_static_files_is_understood() {
+        let options = understand(
+            "plugins = 0:notfound\nmaster = true\nprocesses = 4\nhttp-socket = 127.0.0.1:8080\nhttp-socket = a.sock\n\
+             http-socket = 127.0.0.1:8080\ncheck-static = /srv\nstatic-map = /m=/srv/m\nstatic-index = index.html\n\
+             chmod-socket = 660\nlisten = 7\nvacuum = true\nheartbeat = 3\nidle = 0\ndie-on-idle\nreload-mercy = 9",
+        )
+        .unwrap();
+        assert_eq!(
+            options.sockets,
+            [Address::Tcp("127.0.0.1:8080".parse().unwrap()), Address::Path("a.sock".into())]
+        );
+        assert_eq!(options.site.check, [PathBuf::from("/srv")]);
+        assert_eq!(options.site.maps, [("/m".into(), "/srv/m".into())]);
+        assert_eq!((options.mode, options.backlog, options.vacuum), (Some(0o660), Some(7), true));
+        assert_eq!((options.heartbeat, options.idle), (Some(Duration::from_secs(3)), None));
+        assert!(options.die_on_idle);
+    }
+
+    #[test]
+    fn what_only_uwsgi_can_do_is_refused_with_its_place_and_the_packages() {
+        for (line, what, packages) in [
+            ("python!wsgi-file = app.py", "wsgi-file", "uwsgi-core uwsgi-plugin-python3"),
+            ("php!php-docroot = /srv", "php-docroot", "uwsgi-core uwsgi-plugin-php"),
+            ("socket = /run/x", "socket", "uwsgi-core"),
+            ("http = :80", "http", "uwsgi-core"),
+            ("cgi!cgi = /srv", "cgi", "uwsgi-core"),
+            ("protocol = fastcgi", "protocol", "uwsgi-core"),
+            ("plugins = notfound, python3", "plugin = python3", "uwsgi-core uwsgi-plugin-python3"),
+            ("plugins = 0:psgi", "plugin = 0:psgi", "uwsgi-core uwsgi-plugin-psgi"),
+        ] {
+            let refusal = understand(&format!("{ENOUGH}{line}")).unwrap_err();
+            let start = format!("v.ini:3: `{what}` needs uWSGI, ");
+            assert!(
+                refusal.starts_with(&start) && refusal.ends_with(&format!(": apt-get install {packages}")),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_is_said() {
+        for (lines, said) in [
+            (
+                "http-socket = 127.0.0.1:8080",
+                "v.ini: no `check-static` and no `static-map`: there is nothing to serve",
+            ),
+            ("check-static = /srv", "v.ini: no `http-socket`, and standard input is not a listening socket"),
+            (
+                "master\nhttp-socket = x:y:z",
+                "v.ini:2: `http-socket`: `x:y:z` has no port between 0 and 65535",
+            ),
+            ("chmod-socket = 0660", "v.ini:1: `chmod-socket` wants three octal digits, not `0660`"),
+            ("listen = many", "v.ini:1: `listen` wants a number, not `many`"),
+            ("static-map = /srv", "v.ini:1: `static-map` wants /PATH=FOLDER, not `/srv`"),
+        ] {
+            assert_eq!(understand(lines).unwrap_err(), said);
+        }
+    }
+}
