@@ -5,6 +5,7 @@ pub mod court;
 pub mod hands;
 pub mod listen;
 pub mod log;
+pub mod process;
 pub mod reign;
 pub mod settings;
 pub mod signals;

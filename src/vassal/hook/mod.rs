@@ -127,6 +127,23 @@ pub enum Who {
     Name(String),
 }
 
+impl Who {
+    /// Digits are an id, everything else is a name.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Id)
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 /// A mount.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Mount {
@@ -188,6 +205,10 @@ pub enum Awaited {
     Dir,
     /// A unix socket, or `host:port`, that accepts connections.
     Socket,
+    /// A directory on which something is mounted. No hook has a word for it; `wait-for-mountpoint` does.
+    MountPoint,
+    /// A network interface, by its name; `wait-for-interface`.
+    Interface,
 }
 
 impl fmt::Display for Hook {

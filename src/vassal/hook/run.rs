@@ -8,8 +8,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -177,6 +178,18 @@ fn is_there(what: Awaited, path: &Text) -> bool {
         Awaited::Entry => kind().is_ok(),
         Awaited::File => kind().is_ok_and(|kind| kind.is_file()),
         Awaited::Dir => kind().is_ok_and(|kind| kind.is_dir()),
+        Awaited::Interface => {
+            path.as_path().components().count() == 1 && Path::new("/sys/class/net").join(path).exists()
+        }
+        Awaited::MountPoint => {
+            let above = path.as_path().join("..");
+            let mounted = |here: fs::Metadata, above: fs::Metadata| {
+                here.dev() != above.dev() || here.ino() == above.ino()
+            };
+            fs::metadata(path)
+                .and_then(|here| fs::metadata(above).map(|above| mounted(here, above)))
+                .unwrap_or(false)
+        }
         Awaited::Socket => match path.to_string() {
             address if address.contains(':') && !address.contains('/') => TcpStream::connect(address).is_ok(),
             _ => kind().is_ok_and(|kind| kind.is_socket()) && UnixStream::connect(path).is_ok(),
