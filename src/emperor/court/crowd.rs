@@ -78,3 +78,92 @@ impl Court {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Policy, Word};
+
+    fn crowd(max_starting: u32, names: &[&str]) -> (Stage, Vec<Action>) {
+        let mut stage = Stage::new(Policy { max_starting, ..Policy::default() });
+        let spawned = names.iter().flat_map(|name| stage.file(name, version(1))).collect();
+        (stage, spawned)
+    }
+
+    #[test]
+    fn no_more_start_at_once_than_may_and_the_others_follow_in_the_order_they_came() {
+        let (mut stage, spawned) = crowd(2, &["d", "a", "c", "b"]);
+        let [d, a, c, b] = ["d", "a", "c", "b"].map(|name| stage.key(name));
+        assert_eq!(spawned, [Action::Spawn(d), Action::Spawn(a)]);
+        assert_eq!(stage.start(d), []);
+        assert_eq!(stage.start(a), []);
+        assert_eq!(stage.say(a, Word::Heartbeat), [], "a heartbeat is no sign of having started");
+        assert_eq!(stage.say(a, Word::Accepting), [Action::Spawn(c)]);
+        assert_eq!(stage.die(d), [Action::Ended(name("d")), Action::Spawn(b)]);
+        assert!(stage.court.is_starting());
+    }
+
+    #[test]
+    fn a_silent_program_makes_room_after_half_a_second() {
+        let (mut stage, _) = crowd(1, &["a", "b"]);
+        let [a, b] = ["a", "b"].map(|name| stage.key(name));
+        stage.start(a);
+        assert_eq!(stage.pass(ms(499)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::Spawn(b)]);
+    }
+
+    #[test]
+    fn a_limit_of_none_at_once_still_lets_one() {
+        let (stage, spawned) = crowd(0, &["a", "b"]);
+        assert_eq!(spawned, [Action::Spawn(stage.key("a"))]);
+    }
+
+    #[test]
+    fn a_shortage_is_told_once_blames_nobody_and_one_tries_for_all() {
+        let (mut stage, spawned) = crowd(2, &["a", "b", "c"]);
+        let [a, b, c] = ["a", "b", "c"].map(|name| stage.key(name));
+        assert_eq!(spawned, [Action::Spawn(a), Action::Spawn(b)]);
+        assert_eq!(stage.on(Event::NotStarted(a, true)), []);
+        assert_eq!(stage.told, [What::ShortOfProcesses]);
+        assert_eq!(stage.on(Event::NotStarted(b, true)), []);
+        assert_eq!(stage.told, []);
+        assert_eq!(stage.pass(ms(999)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::Spawn(a)], "the first tries alone");
+        assert_eq!(stage.on(Event::NotStarted(a, true)), []);
+        assert_eq!(stage.told, []);
+        assert_eq!(stage.pass(s(1)), [Action::Spawn(a)]);
+        assert_eq!(stage.start(a), [Action::Spawn(b)], "it is over, and the order is kept");
+        assert_eq!(stage.say(a, Word::Spawned), [Action::Spawn(c)]);
+        assert!([a, b, c].into_iter().all(|key| stage.vassal(key).backoff.is_none()));
+    }
+
+    #[test]
+    fn the_next_shortage_is_told_again() {
+        let (mut stage, _) = crowd(2, &["a"]);
+        let a = stage.key("a");
+        for _ in 0..2 {
+            stage.on(Event::NotStarted(a, true));
+            assert_eq!(stage.told, [What::ShortOfProcesses]);
+            stage.pass(s(1));
+            stage.start(a);
+            stage.say(a, Word::Loyal);
+            stage.die(a);
+        }
+    }
+
+    #[test]
+    fn files_that_come_and_go_while_nobody_can_start_do_not_fill_the_queue() {
+        let (mut stage, _) = crowd(1, &["a"]);
+        let a = stage.key("a");
+        stage.on(Event::NotStarted(a, true));
+        for _ in 0..10_000 {
+            stage.file("b", version(1));
+            stage.gone("b");
+        }
+        assert!(stage.court.queue.len() < 100, "{}", stage.court.queue.len());
+        stage.gone("a");
+        assert!(!stage.court.is_starting());
+        assert_eq!(stage.court.next_timeout(), None);
+    }
+}

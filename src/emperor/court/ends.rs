@@ -102,3 +102,113 @@ impl Court {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Policy, Word};
+
+    #[test]
+    fn a_program_that_never_spoke_is_sent_sigterm_besides_the_byte() {
+        for (graceful, order) in [(false, Order::Stop), (true, Order::StopGracefully)] {
+            let mut stage = Stage::new(Policy { graceful, ..Policy::default() });
+            let (mute, up) = (stage.mute("mute"), stage.up("up"));
+            assert_eq!(stage.gone("mute"), [Action::Stop(mute, order), Action::Signal(mute, Signal::Term)]);
+            assert_eq!(stage.gone("up"), [Action::Stop(up, order)]);
+        }
+    }
+
+    #[test]
+    fn what_does_not_stop_is_killed_at_the_stop_timeout_and_then_again() {
+        let mut stage = Stage::new(Policy { stop_timeout: s(5), ..Policy::default() });
+        let a = stage.up("a");
+        stage.gone("a");
+        assert_eq!(stage.pass(ms(4_999)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::Signal(a, Signal::Kill)]);
+        assert_eq!(stage.told, [What::NotYetGone { seconds: 5 }]);
+        assert_eq!(stage.pass(s(5)), [Action::Signal(a, Signal::Kill)]);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Forget(a, name("a"))]);
+    }
+
+    #[test]
+    fn parity_a_vassal_that_closes_its_link_is_killed_after_the_curse_tolerance_and_started_again() {
+        // Measured on uWSGI 2.0.21: emperor-curse-tolerance, 30 s by default, and again every so often.
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.up("a");
+        assert_eq!(stage.on(Event::LinkClosed(a)), []);
+        let pid = stage.vassal(a).pid;
+        assert_eq!(stage.told, [What::Curse { pid }]);
+        assert!(stage.vassal(a).instance.cursed > 0);
+        assert_eq!(stage.pass(ms(29_999)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::Signal(a, Signal::Kill)]);
+        assert_eq!(stage.pass(s(30)), [Action::Signal(a, Signal::Kill)]);
+        assert_eq!(stage.die(a), [Action::Ended(name("a"))]);
+        assert_eq!(stage.pass(ms(1)), [Action::Spawn(a)]);
+    }
+
+    #[test]
+    fn parity_a_missed_heartbeat_kills_and_only_after_the_first() {
+        // Measured on uWSGI 2.0.21: required 2, last beat at 1.0 s, killed at 3.5 s when it next looked.
+        for (required, silence) in [(s(2), s(2)), (s(30), s(30)), (s(0), s(1))] {
+            let mut stage = Stage::new(Policy { required_heartbeat: required, ..Policy::default() });
+            let a = stage.loyal("a");
+            assert_eq!(stage.pass(s(1000)), [], "it never promised any");
+            stage.say(a, Word::Heartbeat);
+            assert_eq!(stage.pass(silence - ms(1)), []);
+            stage.say(a, Word::Heartbeat);
+            assert_eq!(stage.pass(silence - ms(1)), []);
+            assert_eq!(stage.pass(ms(1)), [Action::Signal(a, Signal::Kill)]);
+            assert_eq!(stage.told, [What::NoHeartbeat { seconds: required.as_secs() }]);
+            assert_eq!(stage.vassal(a).instance.last_heartbeat, 0);
+            assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)], "it was loyal");
+        }
+    }
+
+    #[test]
+    fn a_death_is_the_same_before_and_after_the_end_of_the_link() {
+        for link_first in [true, false] {
+            let mut stage = Stage::new(Policy::default());
+            let a = stage.loyal("a");
+            if link_first {
+                stage.on(Event::LinkClosed(a));
+            }
+            assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+            assert_eq!(stage.on(Event::LinkClosed(a)), [], "late, and before the next one is there");
+            assert_eq!(stage.on(Event::Died(a, true)), [], "one death is enough");
+            assert_eq!(stage.start(a), []);
+            assert_eq!((stage.state(a), stage.court.running()), (State::Up, 1));
+        }
+    }
+
+    #[test]
+    fn what_happens_to_the_file_while_the_vassal_ends_decides_what_follows() {
+        // What the vassal said or suffered; what then happens to its file; the state after its death.
+        type Act = fn(&mut Stage, Key);
+        let rests: Act = |stage, key| drop(stage.say(key, Word::Idle));
+        let lost: Act = |stage, _| drop(stage.gone("a"));
+        let cursed: Act = |stage, key| drop(stage.on(Event::LinkClosed(key)));
+        let nothing: Act = |_, _| {};
+        let changes: Act = |stage, _| drop(stage.file("a", version(2)));
+        let back: Act = |stage, _| drop(stage.file("a", version(1)));
+        let rows: [(Act, Act, Option<State>); 9] = [
+            (rests, nothing, Some(State::Resting(super::super::Rest::Idle))),
+            (rests, changes, Some(State::Up)),
+            (rests, lost, None),
+            (lost, nothing, None),
+            (lost, back, Some(State::Up)),
+            (lost, changes, Some(State::Up)),
+            (cursed, nothing, Some(State::Paused)),
+            (cursed, lost, None),
+            (cursed, changes, Some(State::Paused)),
+        ];
+        for (row, (end, then, state)) in rows.into_iter().enumerate() {
+            let mut stage = Stage::new(Policy::default());
+            let a = stage.up("a");
+            end(&mut stage, a);
+            then(&mut stage, a);
+            stage.die(a);
+            assert_eq!(stage.court.get(a).map(|vassal| vassal.state), state, "row {row}");
+        }
+    }
+}

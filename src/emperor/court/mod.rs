@@ -8,11 +8,14 @@
 mod backoff;
 mod crowd;
 mod ends;
+mod failures;
 mod reign;
 mod reload;
 mod reports;
 mod roll;
 mod rules;
+#[cfg(test)]
+mod stage;
 mod timers;
 mod vassal;
 mod zergs;
@@ -119,7 +122,8 @@ pub enum Event {
     Said(Key, Word),
     /// Its end of the link is closed.
     LinkClosed(Key),
-    /// Its process has ended; `true` if that was by its own will with status 0.
+    /// Its process has ended; `true` if that was by its own will with status 0. What it said before was reported
+    /// before, and nothing of this life is reported after: the key soon stands for the next one.
     Died(Key, bool),
     /// Somebody connects to its on-demand socket.
     Connection(Key),
@@ -140,7 +144,7 @@ pub enum Event {
 /// What to do about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Look whether it has an on-demand socket and bind it; then [`Event::Admitted`] or [`Event::NotBound`].
+    /// Look whether it has an on-demand socket and bind it, unless that is done already; then [`Event::Admitted`] or [`Event::NotBound`].
     Admit(Key),
     /// Start it; then [`Event::Started`] or [`Event::NotStarted`].
     Spawn(Key),
@@ -155,7 +159,7 @@ pub enum Action {
     Stop(Key, Order),
     /// Send it a signal.
     Signal(Key, Signal),
-    /// Answer [`Event::Unread`].
+    /// Answer [`Event::Unread`], before anything else is reported: the answer holds for this moment.
     AskUnread(Key),
     /// Send it its configuration once more.
     PushConfig(Key),

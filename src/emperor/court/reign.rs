@@ -113,3 +113,139 @@ impl Court {
         self.out.push(Action::Forget(key, vassal.name));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Order, Policy, Word};
+
+    #[test]
+    fn parity_the_end_stops_all_at_once_and_comes_when_the_last_is_gone() {
+        // Measured on uWSGI 2.0.21: byte 0 to all, then "buried".
+        let mut stage = Stage::new(Policy::default());
+        let (a, b) = (stage.loyal("a"), stage.loyal("b"));
+        assert_eq!(
+            stage.on(Event::Shutdown),
+            [Action::Stop(a, Order::Stop), Action::Stop(b, Order::Stop)],
+            "both are told in the same moment"
+        );
+        assert_eq!(stage.told, [What::Ragnarok { vassals: 2 }, What::Stop, What::Stop]);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Forget(a, name("a"))]);
+        assert_eq!(
+            stage.die(b),
+            [Action::Ended(name("b")), Action::Forget(b, name("b")), Action::Bury],
+            "and the emperor ends with the last"
+        );
+        assert_eq!(stage.on(Event::Shutdown), []);
+    }
+
+    #[test]
+    fn an_empire_without_vassals_ends_at_once() {
+        let mut stage = Stage::new(Policy::default());
+        assert_eq!(stage.on(Event::Shutdown), [Action::Bury]);
+    }
+
+    #[test]
+    fn what_has_no_process_is_struck_off_at_the_end_and_never_signalled() {
+        let on_demand = Policy { on_demand: true, max_starting: 1, stop_timeout: s(60), ..Policy::default() };
+        let mut stage = Stage::new(on_demand);
+        for text in ["waiting", "waiting too", "up", "queued", "admitting"] {
+            stage.file(text, version(1));
+        }
+        for (text, waits) in [("waiting", true), ("waiting too", true), ("up", false), ("queued", false)] {
+            stage.on(Event::Admitted(stage.key(text), waits));
+        }
+        let up = stage.key("up");
+        stage.start(up);
+        stage.file("paused", version(1));
+        stage.on(Event::NotBound(stage.key("paused")));
+        let ended = stage.on(Event::Shutdown);
+        assert_eq!(
+            ended.iter().filter(|action| matches!(action, Action::Forget(..))).count(),
+            5,
+            "{ended:?}"
+        );
+        assert_eq!(stage.court.len(), 1);
+        // uWSGI 2.0.21 calls kill(-1, SIGKILL) here.
+        assert_eq!(stage.pass(s(30)), [Action::Signal(up, Signal::Kill)]);
+        assert_eq!(stage.die(up).last(), Some(&Action::Bury));
+    }
+
+    #[test]
+    fn a_vassal_that_is_being_made_at_the_end_is_told_as_soon_as_it_is_there() {
+        let mut stage = Stage::new(Policy::default());
+        stage.file("a", version(1));
+        stage.file("b", version(1));
+        let (a, b) = (stage.key("a"), stage.key("b"));
+        assert_eq!(stage.on(Event::Shutdown), []);
+        assert_eq!(stage.start(a), [Action::Stop(a, Order::Stop), Action::Signal(a, Signal::Term)]);
+        assert_eq!(stage.on(Event::NotStarted(b, true)), [Action::Forget(b, name("b"))]);
+        assert_eq!(stage.die(a).last(), Some(&Action::Bury));
+    }
+
+    #[test]
+    fn a_second_signal_kills() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        stage.on(Event::Shutdown);
+        stage.pass(ms(10_500));
+        assert_eq!(stage.on(Event::Shutdown), [Action::Signal(a, Signal::Kill)]);
+        assert_eq!(stage.told, [What::RagnarokAgain { seconds: 19 }, What::NoMercy]);
+    }
+
+    #[test]
+    fn parity_after_the_grace_what_is_left_is_killed() {
+        // Measured on uWSGI 2.0.21: 30.0 s by default, 4 s with reload-mercy 4.
+        for seconds in [30, 4] {
+            let grace = Policy { shutdown_grace: s(seconds), ..Policy::default() };
+            let mut stage = Stage::new(grace);
+            let a = stage.loyal("a");
+            stage.on(Event::Shutdown);
+            assert_eq!(stage.pass(s(seconds) - ms(1)), []);
+            assert_eq!(stage.pass(ms(1)).first(), Some(&Action::Signal(a, Signal::Kill)));
+        }
+    }
+
+    #[test]
+    fn what_even_a_kill_does_not_end_is_given_up() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        stage.on(Event::Shutdown);
+        stage.on(Event::Shutdown);
+        let tries = stage.pass(s(9));
+        assert!(tries.iter().all(|action| *action == Action::Signal(a, Signal::Kill)), "{tries:?}");
+        let end = stage.pass(s(1));
+        assert_eq!(end[end.len() - 2..], [Action::Forget(a, name("a")), Action::Bury]);
+        assert_eq!(stage.court.running(), 0);
+        assert_eq!(stage.court.next_timeout(), None);
+    }
+
+    #[test]
+    fn parity_sighup_tells_what_runs_and_nobody_else() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        let rests = stage.up("b");
+        stage.say(rests, Word::Idle);
+        stage.die(rests);
+        assert_eq!(stage.on(Event::ReloadAll), [Action::Reload { key: a, changed: false }]);
+        let vassal = stage.vassal(a);
+        assert_eq!((vassal.respawns, vassal.instance.ready, vassal.instance.loyal), (1, false, true));
+    }
+
+    #[test]
+    fn parity_sigurg_forgets_failures_and_starts_those_that_were_kept_from_it() {
+        let mut stage = Stage::new(Policy { abandon_after: 2, ..Policy::default() });
+        let (paused, given_up) = (stage.up("a"), stage.up("b"));
+        stage.die(given_up);
+        stage.pass(ms(1));
+        stage.start(given_up);
+        stage.die(given_up);
+        stage.die(paused);
+        assert_eq!(stage.state(given_up), State::Resting(Rest::Abandoned));
+        assert_eq!(stage.state(paused), State::Paused);
+        assert_eq!(stage.on(Event::ClearBlacklist), [Action::Spawn(paused), Action::Spawn(given_up)]);
+        assert!([paused, given_up].iter().all(|key| stage.vassal(*key).backoff.is_none()));
+        assert_eq!(stage.told, [What::BlacklistCleared]);
+    }
+}

@@ -141,3 +141,182 @@ impl Court {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Order, Policy, Signal, Word};
+
+    const fn told(key: Key) -> Action {
+        Action::Reload { key, changed: true }
+    }
+
+    /// A vassal that was told, with the message unread.
+    fn telling(policy: Policy) -> (Stage, Key) {
+        let mut stage = Stage::new(policy);
+        let a = stage.loyal("a");
+        assert_eq!(stage.file("a", version(2)), [told(a)]);
+        (stage, a)
+    }
+
+    #[test]
+    fn parity_a_change_is_one_message_and_the_vassal_counts_as_new_until_it_is_back() {
+        let (mut stage, a) = telling(Policy::default());
+        let instance = stage.vassal(a).instance;
+        assert_eq!((instance.ready, instance.accepting, instance.loyal), (false, false, true));
+        assert_eq!(stage.vassal(a).respawns, 1);
+        assert_eq!(stage.file("a", version(2)), [], "nothing has changed since");
+        assert_eq!(stage.say(a, Word::Accepting), [Action::AskUnread(a)]);
+        assert_eq!(stage.on(Event::Unread(a, false)), []);
+        assert_eq!(stage.court.next_timeout(), None);
+    }
+
+    #[test]
+    fn a_flood_of_changes_is_one_message_as_long_as_that_is_unread() {
+        let (mut stage, a) = telling(Policy::default());
+        let mut asked = 0;
+        for number in 3..3000 {
+            let mut actions = stage.file("a", version(number));
+            actions.extend(stage.pass(ms(1)));
+            asked += actions.len();
+            assert!(actions.iter().all(|action| *action == Action::AskUnread(a)), "{actions:?}");
+            if !actions.is_empty() {
+                assert_eq!(stage.on(Event::Unread(a, true)), []);
+            }
+        }
+        assert!(asked > 0);
+    }
+
+    #[test]
+    fn a_change_after_the_message_was_read_is_told_a_second_later_or_when_it_is_back() {
+        for back in [false, true] {
+            let (mut stage, a) = telling(Policy::default());
+            stage.pass(ms(300));
+            assert_eq!(stage.file("a", version(3)), []);
+            let asked = if back { stage.say(a, Word::Accepting) } else { stage.pass(ms(700)) };
+            assert_eq!(asked, [Action::AskUnread(a)]);
+            assert_eq!(stage.on(Event::Unread(a, false)), [told(a)]);
+        }
+    }
+
+    #[test]
+    fn a_vassal_that_comes_back_at_once_is_told_four_times_a_second_at_most() {
+        let (mut stage, a) = telling(Policy::default());
+        let mut messages = 0;
+        for number in 3..1003 {
+            let mut actions = stage.say(a, Word::Accepting);
+            if actions.contains(&Action::AskUnread(a)) {
+                actions.extend(stage.on(Event::Unread(a, false)));
+            }
+            actions.extend(stage.file("a", version(number)));
+            actions.extend(stage.pass(ms(1)));
+            messages += actions.iter().filter(|action| **action == told(a)).count();
+        }
+        assert!((3..=4).contains(&messages), "{messages}");
+    }
+
+    #[test]
+    fn a_change_while_it_is_being_made_is_told_as_soon_as_it_is_there() {
+        let mut stage = Stage::new(Policy::default());
+        stage.file("a", version(1));
+        let a = stage.key("a");
+        assert_eq!(stage.file("a", version(2)), []);
+        assert_eq!(stage.start(a), [told(a)]);
+        // It was on its way, and says so; the message is still there.
+        assert_eq!(stage.say(a, Word::Accepting), [Action::AskUnread(a)]);
+        assert_eq!(stage.on(Event::Unread(a, true)), []);
+        assert!(stage.court.next_timeout().is_some(), "it is looked after until it has read it");
+    }
+
+    #[test]
+    fn a_message_that_stays_unread_makes_it_start_again() {
+        let (mut stage, a) = telling(Policy { reload_timeout: s(30), ..Policy::default() });
+        assert_eq!(stage.pass(ms(29_999)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::AskUnread(a)]);
+        assert_eq!(stage.on(Event::Unread(a, true)), [Action::Stop(a, Order::Stop)]);
+        assert_eq!(stage.told, [What::ReloadUnread, What::Stop]);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+        assert!(stage.vassal(a).backoff.is_none(), "it was stopped on purpose");
+    }
+
+    #[test]
+    fn one_that_reads_and_never_says_so_is_left_alone() {
+        let (mut stage, a) = telling(Policy::default());
+        assert_eq!(stage.pass(s(30)), [Action::AskUnread(a)]);
+        assert_eq!(stage.on(Event::Unread(a, false)), []);
+        assert_eq!(stage.court.next_timeout(), None);
+    }
+
+    #[test]
+    fn further_changes_do_not_put_off_the_end_of_one_that_hangs() {
+        let (mut stage, a) = telling(Policy { reload_timeout: s(3), ..Policy::default() });
+        let mut stopped = 0;
+        for number in 3..40 {
+            let mut actions = stage.pass(ms(100));
+            actions.extend(stage.file("a", version(number)));
+            if actions.contains(&Action::AskUnread(a)) {
+                stopped += usize::from(!stage.on(Event::Unread(a, true)).is_empty());
+            }
+        }
+        assert_eq!(stopped, 1);
+    }
+
+    #[test]
+    fn a_program_that_does_not_speak_the_protocol_is_started_again_when_its_file_changes() {
+        // Its age at the change, and how long it may take it to read the message.
+        for (age, patience) in [(s(60), s(1)), (s(2), s(9))] {
+            let mut stage = Stage::new(Policy::default());
+            let mute = stage.mute("mute");
+            stage.pass(age);
+            assert_eq!(stage.file("mute", version(2)), [told(mute)]);
+            assert_eq!(stage.pass(patience - ms(1)), []);
+            assert_eq!(stage.pass(ms(1)), [Action::AskUnread(mute)]);
+            let stop = [Action::Stop(mute, Order::Stop), Action::Signal(mute, Signal::Term)];
+            assert_eq!(stage.on(Event::Unread(mute, true)), stop);
+            assert_eq!(stage.die(mute), [Action::Ended(name("mute")), Action::Spawn(mute)]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_would_not_start_leaves_the_vassal_as_it_was() {
+        let (mut stage, a) = telling(Policy::default());
+        assert_eq!(stage.on(Event::ReloadRefused(a)), []);
+        let vassal = stage.vassal(a);
+        assert_eq!((vassal.respawns, vassal.instance.ready, vassal.instance.accepting), (0, true, true));
+        assert_eq!(stage.court.next_timeout(), None);
+        stage.pass(s(1));
+        assert_eq!(stage.on(Event::ReloadAll), [told(a)], "whether it would start is looked at once more");
+        stage.say(a, Word::Accepting);
+        stage.on(Event::Unread(a, false));
+        stage.pass(s(1));
+        assert_eq!(stage.on(Event::ReloadAll), [Action::Reload { key: a, changed: false }]);
+    }
+
+    #[test]
+    fn a_file_that_is_mended_while_it_is_refused_is_told() {
+        let (mut stage, a) = telling(Policy::default());
+        stage.file("a", version(3));
+        assert_eq!(stage.on(Event::ReloadRefused(a)), []);
+        assert_eq!(stage.pass(ms(250)), [told(a)]);
+    }
+
+    #[test]
+    fn one_that_is_idle_before_it_has_read_of_the_change_starts_again() {
+        let (mut stage, a) = telling(Policy::default());
+        stage.say(a, Word::Idle);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+    }
+
+    #[test]
+    fn answers_that_come_too_late_change_nothing() {
+        let (mut stage, a) = telling(Policy::default());
+        assert_eq!(stage.on(Event::Unread(a, true)), [], "nobody has asked");
+        stage.pass(s(30));
+        stage.on(Event::LinkClosed(a));
+        for late in [Event::Unread(a, true), Event::ReloadRefused(a), Event::Said(a, Word::Idle)] {
+            assert_eq!(stage.on(late), []);
+        }
+        assert_eq!(stage.state(a), State::Cursed);
+    }
+}

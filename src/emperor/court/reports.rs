@@ -200,3 +200,185 @@ impl Court {
 
 /// How many odd names are remembered, so as to name each only once.
 const MANY_ODD: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Order, Policy, Signal, Word};
+
+    const OTHER: SourceId = SourceId(1);
+
+    #[test]
+    fn what_a_scan_does_not_see_is_gone() {
+        let mut stage = Stage::new(Policy::default());
+        let (a, b) = (stage.up("a"), stage.up("b"));
+        stage.report(Report::Seen(OTHER, name("c"), version(1)));
+        stage.report(Report::ScanBegan(SourceId(0)));
+        assert_eq!(stage.file("b", version(1)), []);
+        assert_eq!(stage.report(Report::ScanEnded(SourceId(0))), [Action::Stop(a, Order::Stop)]);
+        assert_eq!((stage.state(b), stage.court.len()), (State::Up, 3));
+    }
+
+    #[test]
+    fn a_scan_that_breaks_off_loses_nobody() {
+        let mut stage = Stage::new(Policy::default());
+        stage.up("a");
+        stage.report(Report::ScanBegan(SourceId(0)));
+        assert_eq!(stage.report(Report::Trouble(SourceId(0), "gone".into())), []);
+        stage.report(Report::ScanBegan(SourceId(0)));
+        stage.file("a", version(1));
+        assert_eq!(stage.report(Report::ScanEnded(SourceId(0))), []);
+    }
+
+    #[test]
+    fn of_two_files_with_one_name_the_first_counts_and_then_the_other() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.up("a");
+        assert_eq!(stage.report(Report::Seen(OTHER, name("a"), version(5))), []);
+        assert_eq!(stage.told, [What::TwoSources]);
+        assert_eq!(stage.report(Report::Seen(OTHER, name("a"), version(6))), []);
+        assert_eq!(stage.told, []);
+        assert_eq!(stage.report(Report::Gone(OTHER, name("b"))), []);
+        assert_eq!(stage.gone("a"), [Action::Stop(a, Order::Stop), Action::Rescan]);
+        assert_eq!(stage.report(Report::Seen(OTHER, name("a"), version(6))), []);
+        assert_eq!(stage.gone("a"), [], "that is not its file any more");
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+        assert_eq!(stage.vassal(a).source, OTHER);
+    }
+
+    #[test]
+    fn what_is_odd_is_told_once_a_source_and_counts_as_gone() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.up("a");
+        let odd = |source, what| Report::Odd(source, name("a"), what);
+        let stopped = stage.report(odd(SourceId(0), Oddity::DanglingLink));
+        assert_eq!(stopped, [Action::Stop(a, Order::Stop)]);
+        assert_eq!(stage.told, [What::Odd(Oddity::DanglingLink), What::Stop]);
+        stage.report(odd(SourceId(0), Oddity::DanglingLink));
+        assert_eq!(stage.told, []);
+        stage.report(odd(SourceId(0), Oddity::LinkLoop));
+        assert_eq!(stage.told, [What::Odd(Oddity::LinkLoop)]);
+        stage.report(Report::Seen(OTHER, name("a"), version(1)));
+        stage.report(odd(SourceId(0), Oddity::LinkLoop));
+        assert_eq!(stage.told, [], "a file in another source does not make it news");
+        stage.report(Report::ScanBegan(SourceId(0)));
+        stage.report(Report::ScanEnded(SourceId(0)));
+        assert!(stage.court.odd.is_empty(), "what no scan sees is not remembered");
+    }
+
+    #[test]
+    fn another_owner_stops_and_starts_under_the_new_one_in_tyrant_mode_only() {
+        let other = Identity { uid: 9, ..version(1) };
+        for tyrant in [false, true] {
+            let mut stage = Stage::new(Policy { tyrant, ..Policy::default() });
+            let a = stage.loyal("a");
+            let done = stage.file("a", other);
+            if tyrant {
+                assert_eq!(done, [Action::Stop(a, Order::Stop)]);
+                assert_eq!(stage.told, [What::OwnerChanged, What::Stop]);
+                assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+                assert_eq!(stage.vassal(a).identity.uid, 9);
+            } else {
+                assert_eq!(done, [Action::Reload { key: a, changed: true }]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_waiting_vassal_with_another_owner_gets_its_socket_anew() {
+        let mut stage = Stage::new(Policy { tyrant: true, on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let before = stage.key("a");
+        stage.on(Event::Admitted(before, true));
+        let done = stage.file("a", Identity { uid: 9, ..version(1) });
+        let after = stage.key("a");
+        assert_ne!(before, after);
+        assert_eq!(done, [Action::Forget(before, name("a")), Action::Admit(after)]);
+        assert_eq!(stage.on(Event::Admitted(before, true)), [], "that one is no more");
+    }
+
+    #[test]
+    fn other_permissions_are_a_reason_to_try_again_and_none_to_reload() {
+        let chmod = Identity { ctime_ns: 77, ..version(1) };
+        let mut stage = Stage::new(Policy { abandon_after: 2, ..Policy::default() });
+        let (up, fails) = (stage.up("up"), stage.mute("fails"));
+        assert_eq!(stage.file("up", chmod), []);
+        assert_eq!(stage.vassal(up).respawns, 0);
+        stage.pass(s(1));
+        stage.die(fails);
+        assert_eq!(stage.file("fails", chmod), [Action::Spawn(fails)]);
+        stage.start(fails);
+        stage.die(fails);
+        stage.pass(ms(100));
+        stage.start(fails);
+        stage.die(fails);
+        assert_eq!(stage.state(fails), State::Resting(Rest::Abandoned));
+        stage.pass(s(1));
+        assert_eq!(stage.file("fails", Identity { ctime_ns: 78, ..chmod }), [Action::Spawn(fails)]);
+    }
+
+    #[test]
+    fn a_file_that_goes_ends_its_vassal_from_every_state() {
+        let policy = Policy { on_demand: true, max_starting: 1, abandon_after: 1, ..Policy::default() };
+        let struck = |key| vec![Action::Forget(key, name("a"))];
+        type Row = (&'static str, fn(&mut Stage, Key), Vec<Action>);
+        let mut rows: Vec<Row> = Vec::new();
+        let key = {
+            let mut stage = Stage::new(policy.clone());
+            stage.file("a", version(1));
+            stage.key("a")
+        };
+        rows.push(("admitting", |_, _| {}, struck(key)));
+        rows.push(("waiting", |stage, key| drop(stage.on(Event::Admitted(key, true))), struck(key)));
+        rows.push(("given up", |stage, key| drop(stage.on(Event::NotBound(key))), struck(key)));
+        rows.push((
+            "queued",
+            |stage, key| {
+                stage.on(Event::Admitted(key, false));
+                stage.on(Event::NotStarted(key, true));
+            },
+            struck(key),
+        ));
+        rows.push(("being made", |stage, key| drop(stage.on(Event::Admitted(key, false))), vec![]));
+        rows.push((
+            "up",
+            |stage, key| {
+                stage.on(Event::Admitted(key, false));
+                stage.start(key);
+            },
+            vec![Action::Stop(key, Order::Stop), Action::Signal(key, Signal::Term)],
+        ));
+        rows.push((
+            "cursed",
+            |stage, key| {
+                stage.on(Event::Admitted(key, false));
+                stage.start(key);
+                stage.on(Event::LinkClosed(key));
+            },
+            vec![],
+        ));
+        rows.push((
+            "stopping",
+            |stage, key| {
+                stage.on(Event::Admitted(key, false));
+                stage.start(key);
+                stage.say(key, Word::Idle);
+            },
+            vec![],
+        ));
+        for (case, bring, expected) in rows {
+            let mut stage = Stage::new(policy.clone());
+            stage.file("a", version(1));
+            bring(&mut stage, key);
+            assert_eq!(stage.gone("a"), expected, "{case}");
+            assert_eq!(stage.gone("a"), [], "{case}, told twice");
+            if stage.court.get(key).is_some() {
+                stage.start(key);
+                assert_eq!(stage.die(key).last(), struck(key).last(), "{case}");
+            }
+            assert!(stage.court.is_empty(), "{case}");
+            assert_eq!(stage.court.next_timeout(), None, "{case}");
+        }
+    }
+}

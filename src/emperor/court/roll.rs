@@ -108,3 +108,28 @@ impl std::ops::IndexMut<Key> for Roll {
         self.get_mut(key).unwrap_or_else(|| panic!("{key:?} is not on the roll"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, name, version};
+    use super::*;
+    use crate::emperor::court::Policy;
+
+    #[test]
+    fn a_key_never_means_another_vassal_later() {
+        let mut stage = Stage::new(Policy::default());
+        let mut keys = std::collections::HashSet::new();
+        for _ in 0..100 {
+            stage.file("a", version(1));
+            let key = stage.key("a");
+            assert!(keys.insert(key));
+            assert_eq!(Key::from_bits(key.to_bits()), key);
+            stage.start(key);
+            stage.gone("a");
+            stage.die(key);
+            assert!(stage.court.get(key).is_none());
+        }
+        assert_eq!(stage.court.vassals.places.len(), 1, "places are used again");
+        assert_eq!(stage.court.find(&name("a")), None);
+    }
+}

@@ -1,22 +1,13 @@
 //! The life of one vassal: how it starts, what it says, and what follows from its death.
 
-use super::reports::CHANGE_GAP;
 use super::vassal::{Rest, State, Then};
-use super::{Action, Backoff, Court, Key, Now, Reign, Signal, What, Word, backoff};
+use super::{Action, Court, Key, Now, Reign, Signal, What, Word};
 use std::time::Duration;
 
 /// A vassal that says nothing counts as starting for so long.
 const STARTING_HOLD: Duration = Duration::from_millis(500);
-/// A loyal vassal that lived so long starts again at once, however often it dies.
-const LONG_LIFE: Duration = Duration::from_secs(10);
-/// A vassal that lived so long was of use, though it never said so: its failures before are forgotten.
-const USEFUL_LIFE: Duration = Duration::from_secs(60);
 /// The shortest silence that counts as a missed heartbeat: uWSGI counts whole seconds.
 const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
-/// So many short lives in a row are forgiven to a loyal vassal.
-const SHORT_LIVES: u32 = 3;
-/// The pause of a vassal that fails over and over where no other is to be made.
-const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Court {
     pub(super) fn admitted(&mut self, key: Key, on_demand: bool, now: Now) {
@@ -188,63 +179,6 @@ impl Court {
         }
     }
 
-    /// A loyal vassal died: it starts again at once, unless it makes a habit of it.
-    fn lost_loyal(&mut self, key: Key, now: Now) {
-        let vassal = &mut self.vassals[key];
-        let long = now.since(vassal.instance.started) >= LONG_LIFE;
-        vassal.short_lives = if long { 0 } else { vassal.short_lives.saturating_add(1) };
-        if vassal.short_lives <= SHORT_LIVES {
-            self.say(key, What::Restarting { after: Duration::ZERO, loyal: true });
-            return self.resume(key, now);
-        }
-        let pause = self.policy.throttle.saturating_mul(vassal.short_lives - SHORT_LIVES);
-        self.pause(key, pause.min(self.policy.max_throttle).max(LEAST_PAUSE), true, now);
-    }
-
-    /// A vassal failed that never was of use: its own pause grows.
-    fn penalise(&mut self, key: Key, now: Now) {
-        let vassal = &mut self.vassals[key];
-        let lived = now.since(vassal.instance.started);
-        if lived >= USEFUL_LIFE {
-            vassal.backoff = None;
-            vassal.failures = 0;
-        }
-        vassal.failures = vassal.failures.saturating_add(1);
-        let failures = vassal.failures;
-        if self.policy.abandon_after > 0 && failures >= self.policy.abandon_after {
-            vassal.state = State::Resting(Rest::Abandoned);
-            self.say(key, What::Abandoned { failures });
-            return self.dismiss_zergs(key, now);
-        }
-        let mut pause = if failures > 1 { LEAST_PAUSE } else { Duration::ZERO };
-        if vassal.instance.pardoned {
-            pause = pause.max(CHANGE_GAP.saturating_sub(lived));
-        }
-        if !self.policy.no_blacklist {
-            let (entry, step) = match vassal.backoff {
-                Some(mut entry) => {
-                    let step = entry.aggravate(&self.policy, now);
-                    (entry, step)
-                }
-                None => (Backoff::first(&self.policy, now), backoff::Step::Quiet),
-            };
-            vassal.backoff = Some(entry);
-            pause = pause.max(entry.pause());
-            match step {
-                backoff::Step::Quiet => {}
-                backoff::Step::Throttled => self.say(key, What::Throttled),
-                backoff::Step::Ceiling => self.say(key, What::MaxThrottle),
-            }
-        }
-        self.pause(key, pause, false, now);
-    }
-
-    fn pause(&mut self, key: Key, pause: Duration, loyal: bool, now: Now) {
-        self.say(key, What::Restarting { after: pause, loyal });
-        self.vassals[key].state = State::Paused;
-        self.set_deadline(key, now.after(pause.max(Duration::from_micros(1))));
-    }
-
     /// The pause is over, or forgiven.
     pub(super) fn resume(&mut self, key: Key, now: Now) {
         if self.vassals[key].on_demand { self.wait(key, now) } else { self.appear(key, now) }
@@ -287,5 +221,177 @@ impl Court {
         self.say(key, What::InvalidPermissions { uid, gid });
         self.dismiss_zergs(key, now);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, name, s, version};
+    use super::*;
+    use crate::emperor::court::{Event, Policy};
+
+    #[test]
+    fn an_ordinary_vassal_that_asks_to_be_stopped_rests_until_its_file_changes() {
+        // uWSGI 2.0.21 starts it again at once, without end.
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        stage.say(a, Word::Idle);
+        assert_eq!(stage.die(a), [Action::Ended(name("a"))]);
+        assert_eq!(stage.state(a), State::Resting(Rest::Idle));
+        assert_eq!(stage.pass(s(3600)), []);
+        assert_eq!(stage.on(Event::ReloadAll), []);
+        assert_eq!(stage.file("a", version(2)), [Action::Spawn(a)]);
+    }
+
+    #[test]
+    fn an_on_demand_vassal_starts_with_a_connection_and_returns_to_its_socket() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let a = stage.key("a");
+        assert_eq!(stage.on(Event::Connection(a)), [], "its socket is not there yet");
+        assert_eq!(stage.on(Event::Admitted(a, true)), [Action::Listen(a)]);
+        let mut ends: Vec<fn(&mut Stage, Key) -> Vec<Action>> = Vec::new();
+        ends.push(|stage, key| {
+            stage.say(key, Word::Idle);
+            stage.die(key)
+        });
+        ends.push(|stage, key| stage.on(Event::Died(key, true)));
+        ends.push(|stage, key| stage.die(key));
+        for end in ends {
+            assert_eq!(stage.on(Event::Connection(a)), [Action::Spawn(a)]);
+            assert_eq!(stage.on(Event::Connection(a)), []);
+            stage.start(a);
+            stage.say(a, Word::Loyal);
+            assert_eq!(end(&mut stage, a), [Action::Ended(name("a")), Action::Listen(a)]);
+        }
+        assert_eq!(stage.file("a", version(2)), []);
+        assert_eq!(stage.told, [What::OnDemandUpdated]);
+        assert_eq!(stage.gone("a"), [Action::Forget(a, name("a"))]);
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_bound_is_tried_again_after_the_pause_and_when_the_file_changes() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let a = stage.key("a");
+        stage.on(Event::NotBound(a));
+        assert_eq!(stage.pass(ms(1)), [Action::Admit(a)]);
+        stage.on(Event::NotBound(a));
+        assert_eq!(stage.pass(ms(1000)), []);
+        assert_eq!(stage.file("a", version(2)), [Action::Admit(a)]);
+    }
+
+    #[test]
+    fn tyrant_mode_lets_no_file_of_root_start_whenever_it_becomes_roots() {
+        let root = crate::emperor::source::Identity { uid: 0, ..version(2) };
+        let tyrant = Policy { tyrant: true, max_starting: 1, ..Policy::default() };
+        type Case = (&'static str, bool, fn(&mut Stage));
+        let mut bring_about: Vec<Case> = Vec::new();
+        bring_about.push(("new", false, |_| {}));
+        bring_about.push(("queued", false, |stage| {
+            stage.file("z", version(1));
+            stage.file("a", version(1));
+        }));
+        bring_about.push(("up", false, |stage| {
+            stage.loyal("a");
+        }));
+        bring_about.push(("paused", false, |stage| {
+            let a = stage.mute("a");
+            stage.die(a);
+        }));
+        bring_about.push(("resting", false, |stage| {
+            let a = stage.mute("a");
+            stage.say(a, Word::Idle);
+            stage.die(a);
+        }));
+        bring_about.push(("admitting", true, |stage| drop(stage.file("a", version(1)))));
+        bring_about.push(("waiting", true, |stage| {
+            stage.file("a", version(1));
+            stage.on(Event::Admitted(stage.key("a"), true));
+        }));
+        bring_about.push(("returning", true, |stage| {
+            stage.file("a", version(1));
+            let a = stage.key("a");
+            stage.on(Event::Admitted(a, true));
+            stage.on(Event::Connection(a));
+            stage.start(a);
+            stage.say(a, Word::Idle);
+        }));
+        for (case, on_demand, bring) in bring_about {
+            let mut stage = Stage::new(Policy { on_demand, ..tyrant.clone() });
+            bring(&mut stage);
+            let mut done = stage.file("a", root);
+            let a = stage.key("a");
+            for event in [Event::Died(a, true), Event::Admitted(a, true), Event::Connection(a)] {
+                done.extend(stage.on(event));
+            }
+            if let Some(z) = stage.court.find(&name("z")) {
+                stage.start(z);
+            }
+            done.extend(stage.pass(s(10)));
+            assert!(!done.contains(&Action::Spawn(a)), "{case}: {done:?}");
+            assert_eq!(stage.state(a), State::Resting(Rest::Refused), "{case}");
+            stage.pass(s(10));
+            let again = stage.file("a", version(3));
+            assert!(
+                again.contains(&Action::Spawn(a)) || again.contains(&Action::Admit(a)),
+                "{case}: {again:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_a_change() {
+        let root = crate::emperor::source::Identity { gid: 0, ..version(1) };
+        let mut stage = Stage::new(Policy { tyrant: true, ..Policy::default() });
+        stage.file("a", root);
+        assert_eq!(stage.told, [What::InvalidPermissions { uid: 7, gid: 0 }]);
+        stage.file("a", root);
+        assert_eq!(stage.told, []);
+    }
+
+    #[test]
+    fn what_a_vassal_repeats_is_told_once_a_second() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.mute("a");
+        for (word, what) in
+            [(Word::Spawned, What::Spawned), (Word::Accepting, What::Accepting), (Word::Loyal, What::Loyal)]
+        {
+            stage.say(a, word);
+            assert_eq!(stage.told, std::slice::from_ref(&what));
+            stage.say(a, word);
+            assert_eq!(stage.told, []);
+            stage.pass(s(1));
+            stage.say(a, word);
+            assert_eq!(stage.told, [what]);
+        }
+    }
+
+    #[test]
+    fn what_vanishes_while_it_is_being_made_is_stopped_as_soon_as_it_is_there() {
+        for back in [false, true] {
+            let mut stage = Stage::new(Policy::default());
+            stage.file("a", version(1));
+            let a = stage.key("a");
+            assert_eq!(stage.gone("a"), []);
+            if back {
+                assert_eq!(stage.file("a", version(1)), []);
+            }
+            assert!(stage.start(a).contains(&Action::Signal(a, Signal::Term)));
+            let then = if back { Action::Spawn(a) } else { Action::Forget(a, name("a")) };
+            assert_eq!(stage.die(a), [Action::Ended(name("a")), then]);
+        }
+    }
+
+    #[test]
+    fn what_vanishes_and_cannot_be_made_is_forgotten_whoever_is_to_blame() {
+        for machine in [false, true] {
+            let mut stage = Stage::new(Policy::default());
+            stage.file("a", version(1));
+            let a = stage.key("a");
+            stage.gone("a");
+            assert_eq!(stage.on(Event::NotStarted(a, machine)), [Action::Forget(a, name("a"))]);
+            assert!(!stage.court.is_starting());
+        }
     }
 }

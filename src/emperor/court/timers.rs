@@ -69,3 +69,88 @@ impl Court {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, ms, s, version};
+    use crate::emperor::court::{Event, Policy, Word};
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_idle_wakes_nobody() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        assert_eq!(stage.court.next_timeout(), None);
+        stage.say(a, Word::Heartbeat);
+        assert!(stage.court.next_timeout().is_some());
+        stage.gone("a");
+        stage.die(a);
+        assert_eq!(stage.court.next_timeout(), None, "timers of the gone are gone");
+    }
+
+    #[test]
+    fn a_heartbeat_costs_no_timer() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.loyal("a");
+        for _ in 0..1000 {
+            stage.say(a, Word::Heartbeat);
+            stage.pass(ms(10));
+        }
+        assert_eq!(stage.court.timers.len(), 1);
+    }
+
+    #[test]
+    fn the_heap_stays_small_however_often_deadlines_come_nearer() {
+        let long = Duration::from_secs(1_000_000);
+        let mut stage = Stage::new(Policy {
+            curse_tolerance: long,
+            required_heartbeat: long,
+            reload_timeout: long,
+            ..Policy::default()
+        });
+        let a = stage.loyal("a");
+        let mut most = 0;
+        for number in 2..2000 {
+            stage.say(a, Word::Heartbeat);
+            stage.file("a", version(number));
+            stage.on(Event::LinkClosed(a));
+            stage.die(a);
+            stage.pass(s(200));
+            stage.start(a);
+            stage.say(a, Word::Loyal);
+            most = most.max(stage.court.timers.len());
+        }
+        assert!(most < 100, "{most}");
+    }
+
+    #[test]
+    fn no_option_is_so_hostile_that_a_sum_overflows() {
+        for time in [Duration::ZERO, Duration::MAX] {
+            let mut stage = Stage::new(Policy {
+                throttle: time,
+                max_throttle: Duration::MAX,
+                required_heartbeat: time,
+                curse_tolerance: time,
+                stop_timeout: time,
+                shutdown_grace: time,
+                reload_timeout: time,
+                ..Policy::default()
+            });
+            let (a, b) = (stage.loyal("a"), stage.mute("b"));
+            for number in 2..9 {
+                for key in [a, b] {
+                    stage.say(key, Word::Heartbeat);
+                    stage.file("a", version(number));
+                    stage.on(Event::Unread(key, true));
+                    stage.on(Event::LinkClosed(key));
+                    stage.die(key);
+                    stage.on(Event::Tick);
+                    stage.on(Event::ClearBlacklist);
+                    stage.start(key);
+                }
+            }
+            stage.on(Event::Shutdown);
+            stage.on(Event::Tick);
+        }
+    }
+}
