@@ -12,6 +12,7 @@ use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
 use crate::emperor::hands::command::{Command, Environment, Subject};
+use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
 
 /// Look at configuration files as the emperor would; run and fetch nothing.
@@ -86,6 +87,20 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
         print(format!("{:#}\n", Value::from(documents)).as_bytes())?;
     }
     Ok(status.into())
+}
+
+/// `emperor judge ARGUMENTS…`: the look at a changed file by a process that has become its tenant.
+///
+/// The arguments are those its vassal was started with, in the vassal's directory and environment.
+pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
+    use std::io::Write;
+    let words: Vec<_> = arguments.iter().map(|word| word.as_bytes().to_vec()).collect();
+    let environment: Vec<_> =
+        std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    let Some(problem) = judge::fault(Path::new("."), &words, &environment) else { return ExitCode::SUCCESS };
+    // The emperor says which vassal; if its log cannot be written to, the status still tells.
+    let _ = writeln!(std::io::stderr(), "[emperor] {}", judge::line(&problem));
+    BROKEN.into()
 }
 
 fn print(text: &[u8]) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,12 +13,15 @@ use crate::config::{self, Config, Limits, Loader, Machine, Mode};
 use crate::emperor::hands::Launch;
 use crate::emperor::hands::command::Environment;
 use crate::emperor::log;
+use crate::emperor::process::{ProcessError, become_emperor, run_hooks};
 use crate::emperor::reign::{self, Accession};
 use crate::emperor::settings::Settings;
 use crate::emperor::stats::Itself;
-use crate::sys::fds::{self, Reserved};
+use crate::sys::fds;
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::spawn::Spawner;
+use crate::vassal::engine;
+use crate::vassal::link::FD_VARIABLE;
 use crate::vassal::plan::Text;
 
 /// Runs with the arguments behind the program's name.
@@ -25,7 +29,6 @@ use crate::vassal::plan::Text;
 /// # Errors
 /// Whatever keeps the emperor from reigning; nothing has been started then.
 pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    let reserved = fds::reserve(|_, _| {}).map_err(Failure::of("cannot reserve descriptors"))?;
     let arguments = with_directory(arguments);
     let environment: Vec<_> = std::env::vars_os().collect();
     let world = Machine::new().allow_commands(true).allow_network(true);
@@ -43,8 +46,14 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     if let Some(status) = config.exit() {
         return Ok(status.into());
     }
-    govern(&config, reserved)?;
-    Ok(ExitCode::SUCCESS)
+    govern(&config).map(ExitCode::from)
+}
+
+/// The link to the emperor that started this one, which may have been in the way of the reserved numbers.
+fn superior(moved: &[(RawFd, RawFd)]) -> Option<OwnedFd> {
+    let number: RawFd = std::env::var(FD_VARIABLE).ok()?.parse().ok()?;
+    let number = moved.iter().find(|(from, _)| *from == number).map_or(number, |(_, to)| *to);
+    fds::adopt(number).ok()
 }
 
 /// A directory as the first argument is one of vassals.
@@ -69,14 +78,23 @@ fn without_emperor(
         let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
         return config::as_uwsgi(arguments, environment, world, &mut stdout, &mut stderr).into();
     }
-    ExitCode::FAILURE
+    engine::main(arguments)
 }
 
-fn govern(config: &Config, reserved: Reserved) -> Result<(), Failure> {
+/// Becomes the emperor and reigns; gives the status to end with.
+fn govern(config: &Config) -> Result<u8, Failure> {
+    let mut moved = Vec::new();
+    let reserved = fds::reserve(|from, to| moved.push((from, to)));
+    let reserved = reserved.map_err(Failure::of("cannot reserve descriptors"))?;
+    let superior = superior(&moved);
     let settings = Settings::new(config).map_err(Failure::new)?;
     log::start(settings.log_form, settings.log_level);
     warn_of_strange_options(config);
     process::reset_signals().map_err(Failure::of("cannot reset signals"))?;
+    let mut standing = match become_emperor(&settings.process) {
+        Err(ProcessError::Ended(status)) => return Ok(status),
+        standing => standing.map_err(Failure::new)?,
+    };
     fds::null_stdin(&reserved).map_err(Failure::of("cannot put /dev/null in place of standard input"))?;
     let limit = raise_descriptor_limit();
     let spawner = Spawner::new(reserved, limit).map_err(Failure::of("cannot prepare to make processes"))?;
@@ -90,6 +108,9 @@ fn govern(config: &Config, reserved: Reserved) -> Result<(), Failure> {
         std::process::id()
     );
     info!("[emperor] engine of the vassals: {engine}");
+    if settings.list_monitors {
+        info!("imperial monitors: dir:// glob://");
+    }
     let itself = Itself {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -108,6 +129,7 @@ fn govern(config: &Config, reserved: Reserved) -> Result<(), Failure> {
         vassals_dir: Text::from(cwd.as_os_str()),
         safe_fds: settings.safe_fds,
         die_together: settings.die_together,
+        check_reload: settings.check_reload,
         confinement: settings.confinement,
         beside: settings.beside,
     };
@@ -121,10 +143,16 @@ fn govern(config: &Config, reserved: Reserved) -> Result<(), Failure> {
         stats: settings.stats,
         itself,
         first_process: std::process::id() == 1,
+        superior,
     };
-    reign::reign(accession, || Ok(())).map_err(Failure::new)?;
-    info!("The Emperor is buried.");
-    Ok(())
+    let at_start = settings.at_start;
+    let begun = || standing.ready().and_then(|()| run_hooks(&at_start, "emperor-start"));
+    let ended = reign::reign(accession, begun);
+    if ended.is_ok() {
+        info!("The Emperor is buried.");
+    }
+    standing.leave();
+    ended.map(|()| 0).map_err(Failure::new)
 }
 
 /// Where programs are searched when the environment does not say. As execvp(3).

@@ -11,4 +11,5 @@ pub mod settings;
 pub mod signals;
 pub mod source;
 pub mod stats;
+pub mod superior;
 pub mod systemd;

@@ -309,7 +309,11 @@ fn as_somebody(options: &ProcessOptions) -> Result<(), ProcessError> {
     Ok(())
 }
 
-fn run_hooks(hooks: &[Hook], phase: &'static str) -> Result<(), ProcessError> {
+/// Runs hooks of this process, one after the other. Only before its loop.
+///
+/// # Errors
+/// The first that fails, or asks for an end.
+pub fn run_hooks(hooks: &[Hook], phase: &'static str) -> Result<(), ProcessError> {
     for hook in hooks {
         match run::run(hook, phase, &mut io::stderr()) {
             Ok(Ran::Done) => {}

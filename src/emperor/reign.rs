@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::future::{pending, ready};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use tracing::{error, info};
 use super::court::{Action, Court, Event, Now, Policy};
 use super::hands::{Hands, Launch, Place};
 use super::listen::{ListenError, Options, Server, Visitor};
+use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceOptions, Sources};
 use super::stats::{self, Itself};
+use super::superior::{Command, Superior};
 use super::systemd::Manager;
 use crate::sys::clock;
 use crate::sys::fds::Readable;
@@ -44,6 +47,8 @@ pub struct Accession {
     pub itself: Itself,
     /// Whether this is the first process of its namespace, to which orphans are left.
     pub first_process: bool,
+    /// The link to the emperor whose vassal this one is.
+    pub superior: Option<OwnedFd>,
 }
 
 /// Why a reign cannot begin.
@@ -55,6 +60,9 @@ pub enum ReignError {
     /// The stats cannot be served.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Its last preparations failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// The process cannot be set up for it.
     #[error("cannot set up the emperor's loop")]
     Setup(#[from] io::Error),
@@ -66,6 +74,7 @@ struct Reign {
     sources: Sources,
     signals: Signals,
     vassals: Readable,
+    superior: Superior,
     server: Option<Server>,
     itself: Itself,
     manager: Manager,
@@ -79,6 +88,7 @@ struct Reign {
 enum Woken {
     Vassal,
     Signal,
+    Superior,
     Source,
     Visitor(Visitor),
     Time,
@@ -89,7 +99,10 @@ enum Woken {
 ///
 /// # Errors
 /// [`ReignError`], before any vassal has started.
-pub fn reign(accession: Accession, begun: impl FnOnce() -> io::Result<()>) -> Result<(), ReignError> {
+pub fn reign(
+    accession: Accession,
+    begun: impl FnOnce() -> Result<(), ProcessError>,
+) -> Result<(), ReignError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut reign = Reign::begin(accession)?;
@@ -121,6 +134,7 @@ impl Reign {
             sources,
             signals,
             vassals,
+            superior: Superior::new(accession.superior)?,
             server,
             itself,
             manager,
@@ -132,6 +146,7 @@ impl Reign {
     }
 
     async fn govern(&mut self) -> io::Result<()> {
+        self.superior.announce();
         self.rescan();
         loop {
             let busy = self.hear_vassals();
@@ -141,11 +156,12 @@ impl Reign {
             }
             self.tell_manager();
             let timeout = self.next_timeout();
-            let Self { vassals, signals, sources, server, .. } = self;
+            let Self { vassals, signals, superior, sources, server, .. } = self;
             let woken = tokio::select! {
                 biased;
                 result = vassals.ready(), if !busy => { result?; Woken::Vassal }
                 result = signals.ready() => { result?; Woken::Signal }
+                result = superior.ready() => { result?; Woken::Superior }
                 () = sources.hinted() => Woken::Source,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 () = until(timeout) => Woken::Time,
@@ -154,6 +170,7 @@ impl Reign {
             match woken {
                 Woken::Vassal | Woken::Time => {}
                 Woken::Signal => self.obey(),
+                Woken::Superior => self.serve(),
                 Woken::Source => self.look(),
                 Woken::Visitor(visitor) => self.show(visitor),
             }
@@ -248,21 +265,35 @@ impl Reign {
                 }
             }
             match wish {
-                Wish::Shutdown => {
-                    self.manager.stopping();
-                    self.feed(Event::Shutdown);
-                }
-                Wish::Reload => {
-                    self.manager.reloading();
-                    self.feed(Event::ReloadAll);
-                    self.manager.reloaded();
-                }
+                Wish::Shutdown => self.shut_down(),
+                Wish::Reload => self.reload_all(),
                 Wish::List => self.list(),
                 Wish::ClearBlacklist => self.feed(Event::ClearBlacklist),
                 Wish::Rescan => self.rescan(),
                 Wish::Reap => while !self.hands.reap_orphans(&self.court) && self.hear_vassals() {},
             }
         }
+    }
+
+    fn serve(&mut self) {
+        for command in self.superior.take() {
+            info!("[emperor] the emperor above wants: {command:?}");
+            match command {
+                Command::Stop => self.shut_down(),
+                Command::Reload => self.reload_all(),
+            }
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.manager.stopping();
+        self.feed(Event::Shutdown);
+    }
+
+    fn reload_all(&mut self) {
+        self.manager.reloading();
+        self.feed(Event::ReloadAll);
+        self.manager.reloaded();
     }
 
     fn list(&self) {

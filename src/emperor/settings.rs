@@ -2,9 +2,11 @@
 //!
 //! Old options keep the old server's reading of numbers (`atoi`); ours want a number in a range.
 
+mod process;
+mod reader;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,10 +17,12 @@ use super::hands::command::{Engine, Templates};
 use super::hands::{Confinement, SideHooks, TyrantRules};
 use super::listen;
 use super::log::Form;
+use super::process::ProcessOptions;
 use super::source::SourceOptions;
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Capabilities, Namespaces, Text};
+use reader::Reader;
 
 /// What an emperor was told to be.
 #[derive(Debug)]
@@ -45,10 +49,10 @@ pub struct Settings {
     pub stats: Option<listen::Options>,
     /// `stats-minified`.
     pub stats_minified: bool,
-    /// `emperor-pidfile`.
-    pub pidfile: Option<OsString>,
-    /// `emperor-procname`.
-    pub procname: Option<OsString>,
+    /// What the process does to itself first.
+    pub process: ProcessOptions,
+    /// `imperial-monitor-list`.
+    pub list_monitors: bool,
     /// `safe-fd`.
     pub safe_fds: Vec<RawFd>,
     /// `emperor-die-together`.
@@ -111,8 +115,8 @@ impl Settings {
             binary_path: read.path("binary-path"),
             stats: read.stats(),
             stats_minified: config.flag("stats-minified"),
-            pidfile: read.path("emperor-pidfile"),
-            procname: read.path("emperor-procname"),
+            process: read.process()?,
+            list_monitors: config.flag("imperial-monitor-list"),
             safe_fds: config.list("safe-fd").filter_map(|got| number(got.value)).collect(),
             die_together: config.flag_origin("emperor-die-together").is_none_or(|got| got.value),
             check_reload: config.flag_origin("emperor-check-reload").is_none_or(|got| got.value),
@@ -137,46 +141,7 @@ impl Settings {
     }
 }
 
-struct Reader<'c>(&'c Config);
-
 impl Reader<'_> {
-    fn path(&self, option: &str) -> Option<OsString> {
-        self.0.string(option).filter(|got| !got.value.is_empty()).map(|got| os(got.value))
-    }
-
-    fn paths(&self, option: &str) -> Vec<OsString> {
-        self.0.list(option).map(|got| os(got.value)).collect()
-    }
-
-    /// Seconds of an old option, or its default.
-    fn seconds(&self, option: &str, default: u64) -> Duration {
-        Duration::from_secs(self.old_number(option).unwrap_or(default))
-    }
-
-    fn old_number(&self, option: &str) -> Option<u64> {
-        self.0.int(option).map(|got| u64::try_from(got.value).unwrap_or(0))
-    }
-
-    /// A number of an option of ours, or its default.
-    fn new_number(&self, option: &str, most: i64, default: u64) -> Result<u64, SettingsError> {
-        let got = self.0.int_in(option, 0..=most)?;
-        Ok(got.map_or(default, |got| got.value.unsigned_abs()))
-    }
-
-    fn word<T: Copy>(&self, option: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {
-        let Some(Got { value, origin }) = self.0.string(option) else { return Ok(words[0].1) };
-        let found = words.iter().find(|(word, _)| word.as_bytes() == value);
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| SettingsError::Value {
-            place: origin.clone(),
-            option,
-            cause: format!(
-                "`{}` is none of {}",
-                String::from_utf8_lossy(value),
-                words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
-            ),
-        })
-    }
-
     fn source_options(&self) -> Result<SourceOptions, SettingsError> {
         // With notifications the scan period only serves what cannot notify; 0 made the old server spin.
         let freq = self.seconds("emperor-freq", 3).max(Duration::from_secs(1));
@@ -242,7 +207,7 @@ impl Reader<'_> {
         });
         Ok(Confinement {
             namespaces: self.namespaces()?,
-            capabilities: self.capabilities()?,
+            capabilities: self.capabilities("emperor-cap")?,
             tyrant,
             start_hook: self.path("vassals-start-hook").map(Text::from),
             hooks: self.hooks(["hook-as-vassal", "mount-as-vassal", "umount-as-vassal", "exec-as-vassal"])?,
@@ -266,8 +231,7 @@ impl Reader<'_> {
         }
     }
 
-    fn capabilities(&self) -> Result<Option<Capabilities>, SettingsError> {
-        let option = "emperor-cap";
+    fn capabilities(&self, option: &'static str) -> Result<Option<Capabilities>, SettingsError> {
         let Some(Got { value, origin }) = self.0.string(option) else { return Ok(None) };
         match Capabilities::parse(&String::from_utf8_lossy(value)) {
             Ok((set, unknown)) => {
@@ -282,28 +246,6 @@ impl Reader<'_> {
         }
     }
 
-    /// The hooks of several options, one option after the other, as the old server runs them.
-    fn hooks<const N: usize>(&self, options: [&'static str; N]) -> Result<Vec<Hook>, SettingsError> {
-        let mut hooks = Vec::new();
-        for option in options {
-            for Got { value, origin } in self.0.list(option) {
-                let text = OsStr::from_bytes(value);
-                let hook = match option.split('-').next() {
-                    Some("exec") => Ok(Hook::exec(text)),
-                    Some("mount") => Hook::mount(text),
-                    Some("umount") => Hook::unmount(text),
-                    _ => Hook::parse(text),
-                };
-                hooks.push(hook.map_err(|cause| SettingsError::Value {
-                    place: origin.clone(),
-                    option,
-                    cause: cause.to_string(),
-                })?);
-            }
-        }
-        Ok(hooks)
-    }
-
     fn stats(&self) -> Option<listen::Options> {
         let address = self.0.string("emperor-stats")?.value;
         Some(listen::Options {
@@ -314,10 +256,6 @@ impl Reader<'_> {
             patience: self.seconds("socket-timeout", 4),
         })
     }
-}
-
-fn os(bytes: &[u8]) -> OsString {
-    OsString::from_vec(bytes.to_vec())
 }
 
 fn number(bytes: &[u8]) -> Option<RawFd> {

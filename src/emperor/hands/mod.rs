@@ -4,6 +4,7 @@
 //! loop watches as a whole. A running vassal costs two descriptors, its link and its pidfd.
 
 pub mod command;
+pub mod judge;
 mod notices;
 mod side;
 mod start;
@@ -14,15 +15,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::MsgFlags;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::court::{Action, Court, Event, Key, Signal};
+use super::court::{Action, Court, Event, Key, Signal, State};
+use super::source::VassalName;
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::link::{Order, Reports, Word};
 
-pub use side::SideHooks;
+pub use side::{BROKEN, SideHooks};
 pub use start::{Confinement, Launch, Place, TyrantRules};
 
 /// What is open for one vassal.
@@ -53,6 +55,17 @@ pub struct Hands {
 const BATCH: usize = 256;
 /// How much of what a vassal says is read in one go. A flood is read in such pieces, in turn with the others.
 const EARFUL: usize = 4096;
+
+/// What a judge says of a changed file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// Its vassal may read it.
+    Fine,
+    /// Its vassal would end.
+    Broken,
+    /// A process of its own is looking.
+    Later,
+}
 
 /// What a descriptor in the epoll is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,7 +150,7 @@ impl Hands {
                 return Some(outcome);
             }
             Action::Admit(key) => return Some(Event::Admitted(key, false)),
-            Action::Reload { key, .. } => return self.reload(key, court),
+            Action::Reload { key, changed } => return self.reload(key, changed, court),
             Action::Stop(key, order) => {
                 self.tell(key, order);
             }
@@ -177,7 +190,11 @@ impl Hands {
             match Token::from_bits(event.data()) {
                 Token::Link(key) => self.listen_to(key, court, events),
                 Token::Process(key) => self.reap(key, court, events),
-                Token::Side(place) => self.sides.reap(place),
+                Token::Side(place) => {
+                    if let Some((key, fine)) = self.sides.reap(place) {
+                        self.judged(key, fine, court, events);
+                    }
+                }
             }
         }
         count > 0
@@ -294,11 +311,35 @@ impl Hands {
         true
     }
 
-    fn reload(&mut self, key: Key, court: &Court) -> Option<Event> {
-        if let Some(vassal) = court.get(key) {
-            info!("[emperor] reload the uwsgi instance {}", vassal.name);
+    fn reload(&mut self, key: Key, changed: bool, court: &Court) -> Option<Event> {
+        let vassal = court.get(key)?;
+        if changed && self.launch.check_reload && self.launch.engine.reads_uwsgi_files() {
+            match self.judge(key, vassal) {
+                Verdict::Fine => {}
+                Verdict::Broken => return Some(Event::ReloadRefused(key)),
+                Verdict::Later => return None,
+            }
         }
+        self.tell_to_reload(key, &vassal.name)
+    }
+
+    fn tell_to_reload(&mut self, key: Key, name: &VassalName) -> Option<Event> {
+        info!("[emperor] reload the uwsgi instance {name}");
         (!self.tell(key, Order::Reload)).then_some(Event::Unread(key, true))
+    }
+
+    /// What a judge in a process of its own has found.
+    fn judged(&mut self, key: Key, fine: bool, court: &Court, events: &mut Vec<Event>) {
+        let Some(vassal) = court.get(key) else { return };
+        if !fine {
+            error!(
+                "[emperor] vassal {} is not told to reload: its new file is broken, and it goes on with the old one",
+                vassal.name
+            );
+            events.push(Event::ReloadRefused(key));
+        } else if vassal.state == State::Up {
+            events.extend(self.tell_to_reload(key, &vassal.name));
+        }
     }
 
     /// Says one byte; `false` if its ear is full. A closed link is noticed elsewhere.

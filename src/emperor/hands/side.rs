@@ -1,18 +1,24 @@
 //! Processes beside the vassals: the hooks that run as the emperor. The loop never waits for them.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use tracing::{error, warn};
 
-use super::{Hands, Token};
-use crate::emperor::court::{Court, Key};
+use super::command::Subject;
+use super::start::OWN_PROGRAM;
+use super::{Hands, Token, Verdict, judge};
+use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
 use crate::sys::spawn::{CStrings, Candidate, Program};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::hook::Hook;
-use crate::vassal::plan::{LaunchPlan, SideOrder, Text};
+use crate::vassal::plan::{Exec, LaunchPlan, SideOrder, Text, VassalOrder};
+
+/// Exit status of a judge that has found a file broken; any other says nothing against it.
+pub const BROKEN: u8 = 1;
 
 /// The hooks that run as the emperor when vassals come and go.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +34,8 @@ struct Side {
     pid: i32,
     pidfd: OwnedFd,
     what: String,
+    /// The vassal whose changed file it looks at.
+    judged: Option<Key>,
 }
 
 /// The processes that run now.
@@ -44,16 +52,22 @@ impl Sides {
         self.0.len() - 1
     }
 
-    /// Takes note of one that may have ended.
-    pub(super) fn reap(&mut self, place: usize) {
-        let Some(Some(side)) = self.0.get(place) else { return };
-        match wait::reap(side.pidfd.as_fd()) {
-            Ok(None) => return,
-            Ok(Some(Ending::Exited(0))) => {}
-            Ok(Some(ending)) => warn!("[emperor] {} {ending}", side.what),
-            Err(error) => warn!("[emperor] cannot learn how {} ended: {error}", side.what),
+    /// Takes note of one that may have ended. If it was a judge: of which vassal's file, and whether that is fine.
+    pub(super) fn reap(&mut self, place: usize) -> Option<(Key, bool)> {
+        let side = self.0.get(place)?.as_ref()?;
+        let ending = match wait::reap(side.pidfd.as_fd()) {
+            Ok(None) => return None,
+            Ok(Some(ending)) => ending,
+            Err(error) => {
+                warn!("[emperor] cannot learn how {} ended: {error}", side.what);
+                Ending::Exited(0)
+            }
+        };
+        let side = self.0[place].take()?;
+        if side.judged.is_none() && ending != Ending::Exited(0) {
+            warn!("[emperor] {} {ending}", side.what);
         }
-        self.0[place] = None;
+        Some((side.judged?, ending != Ending::Exited(BROKEN)))
     }
 
     /// Whether this process is one of them.
@@ -83,7 +97,7 @@ impl Hands {
             hooks: self.launch.beside.started.clone(),
             ..SideOrder::default()
         };
-        self.run_beside(&order.plan(), format!("the as-emperor hook of {}", vassal.name));
+        self.run_beside(&order.plan(), &format!("the as-emperor hook of {}", vassal.name));
     }
 
     pub(super) fn run_stop_hook(&mut self, name: &VassalName) {
@@ -97,16 +111,70 @@ impl Hands {
             stop_hook: Some(hook),
             ..SideOrder::default()
         };
-        self.run_beside(&order.plan(), format!("the stop hook of {name}"));
+        self.run_beside(&order.plan(), &format!("the stop hook of {name}"));
     }
 
-    fn run_beside(&mut self, plan: &LaunchPlan, what: String) {
-        if let Err(cause) = self.try_beside(plan, &what) {
+    /// Whether the changed file of a vassal would end it.
+    pub(super) fn judge(&mut self, key: Key, vassal: &Vassal) -> Verdict {
+        let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+        if self.launch.confinement.tyrant.is_some() {
+            return self.judge_as_tenant(key, vassal, &arguments);
+        }
+        let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return Verdict::Fine };
+        match judge::fault(place.path(), &arguments, &self.launch.environment.of(false, None)) {
+            None => Verdict::Fine,
+            Some(problem) => {
+                let (name, line) = (&vassal.name, judge::line(&problem));
+                error!(
+                    "[emperor] vassal {name} is not told to reload, and goes on with the old file: {line}"
+                );
+                Verdict::Broken
+            }
+        }
+    }
+
+    fn judge_as_tenant(&mut self, key: Key, vassal: &Vassal, arguments: &[Vec<u8>]) -> Verdict {
+        let Some(tyrant) = self.tyrant(vassal) else { return Verdict::Broken };
+        let place = self.launch.places.get(usize::from(vassal.source.0));
+        let words = std::iter::once(&b"judge"[..]).chain(arguments.iter().map(Vec::as_slice));
+        let own = OsStr::new(OWN_PROGRAM);
+        let order = VassalOrder {
+            name: Text::from(vassal.name.as_path().as_os_str()),
+            directory: place.map(|place| Text::from(place.path().as_os_str())),
+            tyrant: Some(tyrant),
+            environment: self.launch.variables(None),
+            exec: Exec {
+                programs: vec![Text::from(own)],
+                args: words.map(|word| Text::from(OsStr::from_bytes(word))).collect(),
+                magic: None,
+            },
+            ..VassalOrder::default()
+        };
+        match self.try_beside(
+            &order.plan(),
+            &format!("the look at the changed file of {}", vassal.name),
+            Some(key),
+        ) {
+            Ok(()) => Verdict::Later,
+            Err(cause) => {
+                warn!("[emperor] cannot look at the changed file of {}: {cause}", vassal.name);
+                Verdict::Fine
+            }
+        }
+    }
+
+    fn run_beside(&mut self, plan: &LaunchPlan, what: &str) {
+        if let Err(cause) = self.try_beside(plan, what, None) {
             error!("[emperor] cannot run {what}: {cause}");
         }
     }
 
-    fn try_beside(&mut self, plan: &LaunchPlan, what: &str) -> Result<(), Box<dyn std::error::Error>> {
+    fn try_beside(
+        &mut self,
+        plan: &LaunchPlan,
+        what: &str,
+        judged: Option<Key>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
         let plan = plan.seal()?;
         let (path, arguments) = super::start::launcher();
         let nothing = CStrings::new(Vec::new());
@@ -121,7 +189,7 @@ impl Hands {
             parent_death_signal: 0,
             new_pid_namespace: false,
         })?;
-        let place = self.sides.insert(Side { pid: child.pid, pidfd: child.pidfd, what: what.into() });
+        let place = self.sides.insert(Side { pid: child.pid, pidfd: child.pidfd, what: what.into(), judged });
         if let Some(Some(side)) = self.sides.0.get(place) {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Side(place).to_bits());
             self.epoll.add(&side.pidfd, event)?;
@@ -132,9 +200,4 @@ impl Hands {
 
 fn own_environment() -> Vec<(Text, Text)> {
     std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// A path as the text of a plan.
-pub(super) fn text(path: &Path) -> Text {
-    Text::from(path.as_os_str())
 }

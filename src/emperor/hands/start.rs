@@ -4,14 +4,15 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tracing::error;
 
 use super::Hands;
 use super::command::{self, Command, Engine, Environment, Subject, Templates};
-use super::side::{SideHooks, text};
+use super::judge;
+use super::side::SideHooks;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::VassalName;
 use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
@@ -32,6 +33,12 @@ impl Place {
     pub fn new(path: PathBuf) -> Option<Self> {
         let c_path = CString::new(path.as_os_str().as_bytes()).ok()?;
         Some(Self { path, c_path })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -54,6 +61,8 @@ pub struct Launch {
     pub safe_fds: Vec<RawFd>,
     /// Whether they are killed when the emperor dies (`emperor-die-together`).
     pub die_together: bool,
+    /// Whether a changed file is looked at before its vassal is told (`emperor-check-reload`).
+    pub check_reload: bool,
     /// What changes their identity or their view; nothing by default.
     pub confinement: Confinement,
     /// What runs beside them.
@@ -182,28 +191,28 @@ impl Hands {
         })
     }
 
+    /// Who a vassal is in tyrant mode; `None` outside of it, and for root.
+    pub(super) fn tyrant(&self, vassal: &Vassal) -> Option<Tyrant> {
+        let TyrantRules { nofollow, initgroups } = self.launch.confinement.tyrant?;
+        let tyrant = Tyrant::new(vassal.identity.uid, vassal.identity.gid)?;
+        let base = vassal.name.as_bytes();
+        let file = if vassal.zerg.is_some() { base.strip_suffix(b":zerg").unwrap_or(base) } else { base };
+        Some(tyrant.with_groups_of_user(initgroups).of_file(Text::from(OsStr::from_bytes(file)), nofollow))
+    }
+
     fn plan(&self, vassal: &Vassal, commands: &[Command]) -> io::Result<LaunchPlan> {
         let launch = &self.launch;
         let confinement = &launch.confinement;
         let name = Text::from(vassal.name.as_path().as_os_str());
-        let tyrant = match confinement.tyrant {
-            None => None,
-            Some(TyrantRules { nofollow, initgroups }) => {
-                let identity = &vassal.identity;
-                let tyrant =
-                    Tyrant::new(identity.uid, identity.gid).ok_or(io::ErrorKind::PermissionDenied)?;
-                Some(tyrant.with_groups_of_user(initgroups).of_file(name.clone(), nofollow))
-            }
-        };
-        let mut environment: Vec<_> = launch
-            .environment
-            .of(false, vassal.zerg.map(|zerg| zerg.number))
-            .into_iter()
-            .map(|entry| pair(&entry))
-            .collect();
+        let tyrant = self.tyrant(vassal);
+        if confinement.tyrant.is_some() && tyrant.is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into()); // the court has refused it before
+        }
+        let mut environment = launch.variables(vassal.zerg.map(|zerg| zerg.number));
         if confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
             let place = launch.places.get(usize::from(vassal.source.0));
-            let dir = place.map_or_else(|| launch.vassals_dir.clone(), |place| text(&place.path));
+            let dir =
+                place.map_or_else(|| launch.vassals_dir.clone(), |place| Text::from(place.path.as_os_str()));
             environment.push(("UWSGI_VASSALS_DIR".into(), dir));
         }
         let order = VassalOrder {
@@ -224,10 +233,21 @@ impl Hands {
     }
 }
 
-/// The launcher: this program, whatever has become of its file since it was started.
+impl Launch {
+    /// The variables of a vassal, for a plan.
+    pub(super) fn variables(&self, zerg: Option<u32>) -> Vec<(Text, Text)> {
+        let entries = self.environment.of(false, zerg).into_iter().map(|entry| judge::pair(&entry));
+        entries.map(|(name, value)| (name.into(), value.into())).collect()
+    }
+}
+
+/// This program, whatever has become of its file since it was started.
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// The launcher's path and arguments.
 pub(super) fn launcher() -> (CString, CStrings) {
     let arguments = [c"emperor", c"vassal", c"--plan"].map(CString::from);
-    (c"/proc/self/exe".into(), CStrings::new(arguments.into()))
+    (CString::new(OWN_PROGRAM).unwrap_or_default(), CStrings::new(arguments.into()))
 }
 
 /// Says what launchers report to have failed.
@@ -249,12 +269,6 @@ fn exec(commands: &[Command], magic: Option<Text>) -> Exec {
         Some(MagicExec { file, argument })
     });
     Exec { programs, args, magic }
-}
-
-fn pair(entry: &[u8]) -> (Text, Text) {
-    let at = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
-    let value = entry.get(at + 1..).unwrap_or_default();
-    (Text::from(OsStr::from_bytes(&entry[..at])), Text::from(OsStr::from_bytes(value)))
 }
 
 fn prepare(command: &Command) -> Vec<(CString, CStrings)> {
