@@ -82,7 +82,11 @@ struct Reign {
     alive_at: Option<Instant>,
     events: Vec<Event>,
     actions: VecDeque<Action>,
+    ending: Option<Instant>,
 }
+
+/// Signals to end that come so close together are one.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// What the loop was woken by.
 enum Woken {
@@ -142,6 +146,7 @@ impl Reign {
             alive_at: watchdog.map(|_| Instant::now()),
             events: Vec::new(),
             actions: VecDeque::new(),
+            ending: None,
         })
     }
 
@@ -285,9 +290,14 @@ impl Reign {
         }
     }
 
+    /// A second wish kills, but not one that comes with the first: some tools signal a process and its group.
     fn shut_down(&mut self) {
-        self.manager.stopping();
-        self.feed(Event::Shutdown);
+        let first = self.ending.is_none();
+        let since = *self.ending.get_or_insert_with(Instant::now);
+        if first || since.elapsed() > SAME_WISH {
+            self.manager.stopping();
+            self.feed(Event::Shutdown);
+        }
     }
 
     fn reload_all(&mut self) {
