@@ -35,6 +35,8 @@ pub(super) struct ReadText {
     pub raw: Vec<u8>,
     /// Lines of keys that the format drops because they have no value.
     pub dropped: Vec<Origin>,
+    /// Where reading stopped although there is more.
+    pub stopped: Option<Origin>,
 }
 
 /// One application of an option.

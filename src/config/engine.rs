@@ -250,8 +250,23 @@ impl<'w> Engine<'w> {
     fn perform_pair(&mut self, index: usize, option: &'static Opt) -> Step {
         self.done[index] = true;
         self.applied.push(Applied { which: Which::Pair(index), option });
+        if matches!(option.canonical().name, "json" | "xmlconfig") {
+            self.forget_section(index);
+            let Pair { value, written, origin, .. } = self.pairs[index].clone();
+            return self.perform(option, written.as_deref().or(value.as_deref()), &origin);
+        }
         let Pair { value, origin, .. } = self.pairs[index].clone();
         self.perform(option, value.as_deref(), &origin)
+    }
+
+    /// The pairs that load json and xml keep only the file's name; everybody who looks later sees them so.
+    fn forget_section(&mut self, index: usize) {
+        let pair = &mut self.pairs[index];
+        let Some(value) = &pair.value else { return };
+        let file = super::load::split_section(value).0.to_vec();
+        if file.len() < value.len() {
+            pair.written = pair.value.replace(file).map(Vec::into_boxed_slice);
+        }
     }
 
     /// Applies a pair that is not in the list.

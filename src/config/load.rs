@@ -45,7 +45,7 @@ fn scheme(name: &[u8]) -> Option<(&'static str, &[u8])> {
 }
 
 /// Splits off `:SECTION` at the last colon; in an address the last one behind the last slash.
-fn split_section(name: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(super) fn split_section(name: &[u8]) -> (&[u8], Option<&[u8]>) {
     let from = match scheme(name) {
         Some(_) => name.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1),
         None => 0,
@@ -160,7 +160,14 @@ impl Engine<'_> {
                 if let Some(texts) = &mut self.texts {
                     let section = section.to_vec();
                     let file = Arc::clone(source);
-                    texts.push(ReadText { file, format, section, raw: raw.clone(), dropped: Vec::new() });
+                    texts.push(ReadText {
+                        file,
+                        format,
+                        section,
+                        raw: raw.clone(),
+                        dropped: Vec::new(),
+                        stopped: None,
+                    });
                 }
                 pieces.push((Arc::clone(source), raw));
             }
@@ -204,20 +211,25 @@ impl Engine<'_> {
                 Ok(())
             }
             Format::Yaml => {
-                let stray = yaml::read(&text.bytes, section, |at, key, value| {
+                let result = yaml::read(&text.bytes, section, |at, key, value| {
                     self.push(key, Some(value), lines.origin(at))
                 });
-                match stray {
-                    Ok(None) => Ok(()),
-                    Ok(Some(_)) => {
-                        self.output.say(&[b"unsupported YAML token 21 in ", section, b" block"]);
-                        Ok(())
+                let remarks = result.or_else(|failed| match failed {
+                    yaml::Failed::Each(halt) => Err(halt),
+                    yaml::Failed::Syntax(at, why) => {
+                        halt(&text_origin(&mut lines, at, whole), Trouble::Syntax(why))
                     }
-                    Err(yaml::Failed::Each(halt)) => Err(halt),
-                    Err(yaml::Failed::Syntax(at, text)) => {
-                        halt(&text_origin(&mut lines, at, whole), Trouble::Syntax(text))
-                    }
+                })?;
+                if remarks.stopped.is_some() {
+                    self.output.say(&[b"unsupported YAML token 21 in ", section, b" block"]);
                 }
+                if let Some(kept) =
+                    self.texts.iter_mut().flatten().rfind(|kept| Arc::ptr_eq(&kept.file, source))
+                {
+                    kept.dropped = remarks.dropped.iter().map(|at| lines.origin(*at)).collect();
+                    kept.stopped = remarks.stopped.map(|at| lines.origin(at));
+                }
+                Ok(())
             }
             Format::Json => json::read(&text.bytes, section, |at, key, value| {
                 self.push(key, Some(value), lines.origin(at))

@@ -22,6 +22,15 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
             sections(text, &read, config, findings);
             comments(text, findings);
         }
+        if let Some(origin) = &text.stopped {
+            let remedy = "anchors, aliases and tags cannot be used";
+            findings.add(
+                Severity::Warning,
+                origin,
+                "reading stops here; nothing below it counts",
+                Some(remedy),
+            );
+        }
         for origin in &text.dropped {
             findings.add(
                 Severity::Warning,
