@@ -16,6 +16,8 @@ use super::super::plan::{Exec, Step, Text};
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// Runs a script that does not name its interpreter. Source: execvp(3).
 const SHELL: &str = "/bin/sh";
+/// Errors after which the next directory is searched. Source: execvp(3), glibc.
+const NOT_HERE: [Errno; 5] = [Errno::ENOENT, Errno::ENOTDIR, Errno::ESTALE, Errno::ENODEV, Errno::ETIMEDOUT];
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
 /// An engine whose arguments are final.
@@ -49,50 +51,57 @@ impl Prepared {
     /// Tries one program after the other. What comes back names them all, with the error of the first that
     /// exists.
     pub(super) fn exec(self) -> Failure {
-        let mut telling = Errno::ENOENT;
+        let mut telling = io::Error::from(Errno::ENOENT);
         for program in &self.programs {
-            let Err(errno) = self.try_program(program);
-            if telling == Errno::ENOENT {
-                telling = errno;
+            let Err(error) = self.try_program(program);
+            if is(&telling, Errno::ENOENT) {
+                telling = error;
             }
         }
         let names: Vec<String> = self.programs.iter().map(ToString::to_string).collect();
-        Failure::new(Step::Exec, &names.join(", "), &io::Error::from(telling))
+        Failure::new(Step::Exec, &names.join(", "), &telling)
     }
 
     /// execvp(3), except that a program for another kind of machine is not given to the shell.
-    fn try_program(&self, program: &Text) -> Result<Infallible, Errno> {
+    fn try_program(&self, program: &Text) -> io::Result<Infallible> {
         if program.as_bytes().contains(&b'/') {
             return self.try_file(program, program.as_path());
         }
-        let mut telling = Errno::ENOENT;
+        let mut telling = io::Error::from(Errno::ENOENT);
         for directory in std::env::split_paths(&self.path) {
             let file = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
-            let Err(errno) = self.try_file(program, &file.join(program));
-            match errno {
-                Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENODEV | Errno::ETIMEDOUT => {}
-                Errno::EACCES => telling = errno,
-                _ => return Err(errno),
+            let Err(error) = self.try_file(program, &file.join(program));
+            if is(&error, Errno::EACCES) {
+                telling = error;
+            } else if !NOT_HERE.iter().any(|errno| is(&error, *errno)) {
+                return Err(error);
             }
         }
         Err(telling)
     }
 
-    fn try_file(&self, name: &Text, file: &Path) -> Result<Infallible, Errno> {
-        let Err(errno) = self.exec_file(file, &[name.as_ref()]);
-        if errno == Errno::ENOEXEC && !is_binary(file) {
+    fn try_file(&self, name: &Text, file: &Path) -> io::Result<Infallible> {
+        let Err(error) = self.exec_file(file, &[name.as_ref()]);
+        if is(&error, Errno::ENOEXEC) && !is_binary(file) {
             return self.exec_file(Path::new(SHELL), &[OsStr::new(SHELL), file.as_os_str()]);
         }
-        Err(errno)
+        if is(&error, Errno::ENOENT) && file.exists() {
+            return Err(io::Error::other("it is there, but the interpreter or loader that it names is not"));
+        }
+        Err(error)
     }
 
-    fn exec_file(&self, file: &Path, first: &[&OsStr]) -> Result<Infallible, Errno> {
+    fn exec_file(&self, file: &Path, first: &[&OsStr]) -> io::Result<Infallible> {
         let args = first.iter().copied().chain(self.args.iter().map(OsString::as_os_str));
         let args = args.map(c_string).collect::<Result<Vec<_>, _>>()?;
         let environment = self.environment.iter().map(|entry| c_string(entry));
         let environment = environment.collect::<Result<Vec<_>, _>>()?;
-        execve(&c_string(file.as_os_str())?, &args, &environment)
+        Ok(execve(&c_string(file.as_os_str())?, &args, &environment)?)
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 fn c_string(text: &OsStr) -> Result<CString, Errno> {

@@ -3,132 +3,22 @@
 //! Needs root, because it changes users; says so and does nothing otherwise.
 #![cfg(test)]
 
+mod bed;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use bed::{GID, NOBODY, TELL, UID, hook, launch, launch_by, order, root, tyrant, vassals};
 use emperor::vassal::hook::Hook;
-use emperor::vassal::link::{LaunchReport, Reports};
+use emperor::vassal::link::LaunchReport;
 use emperor::vassal::plan::{
     Capabilities, Exec, Groups, LaunchPlan, MagicExec, Namespaces, Op, SideOrder, Step, Text, Tyrant,
     VassalOrder,
 };
 use nix::libc;
-
-const UID: u32 = 12345;
-const GID: u32 = 12346;
-const NOBODY: u32 = 65534;
-/// What the engine prints of itself.
-const TELL: &str = "cat /proc/$$/status; echo cwd=$(pwd -P); tr '\\0' '\\n' < /proc/$$/environ; \
-    echo fds=; ls /proc/$$/fd";
-
-fn root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("skipped: only root can change users");
-    }
-    root
-}
-
-/// A directory that every user may enter.
-fn vassals() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    dir
-}
-
-/// A vassal `a.ini` in `dir`, owned by the tenant, whose engine is a shell that runs `script`.
-fn order(dir: &Path, script: &str) -> VassalOrder {
-    let file = dir.join("a.ini");
-    fs::write(&file, "[uwsgi]\n").unwrap();
-    chown(&file, Some(UID), Some(GID)).unwrap();
-    VassalOrder {
-        name: "a.ini".into(),
-        directory: Some(dir.as_os_str().into()),
-        environment: vec![("PATH".into(), "/usr/bin:/bin".into()), ("UWSGI_EMPEROR_FD".into(), "3".into())],
-        exec: Exec { programs: vec!["sh".into()], args: vec!["-c".into(), script.into()], magic: None },
-        ..VassalOrder::default()
-    }
-}
-
-fn tyrant() -> Option<Tyrant> {
-    Tyrant::new(UID, GID).map(|tyrant| tyrant.of_file("a.ini".into(), false))
-}
-
-fn hook(text: &str) -> Hook {
-    Hook::parse(OsStr::new(text)).unwrap()
-}
-
-/// How a launch ended.
-#[derive(Debug)]
-struct Ended {
-    status: Option<i32>,
-    out: String,
-    err: String,
-    reports: Vec<LaunchReport>,
-}
-
-impl Ended {
-    /// The value behind `name` in what the engine told.
-    fn told(&self, name: &str) -> String {
-        let line = self.out.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name} in {self:#?}")).trim().replace('\t', " ")
-    }
-
-    /// The step, the object and the errno of the failure, which must stand in report, log and status.
-    fn failure(&self) -> (Step, String, i32) {
-        let Some(LaunchReport::Failed(failure)) = self.reports.last() else {
-            panic!("no failure in {self:#?}")
-        };
-        assert_eq!(self.status, Some(failure.step.status().into()));
-        assert!(self.err.contains(&failure.to_string()), "{failure} is not in {}", self.err);
-        (failure.step, failure.object.clone(), failure.errno)
-    }
-}
-
-fn launch(plan: &LaunchPlan) -> Ended {
-    launch_by(env!("CARGO_BIN_EXE_emperor"), &[], plan)
-}
-
-/// Starts `program` with `args` and the launcher's, with link, plan, config pipe and a stray descriptor 9.
-fn launch_by(program: &str, args: &[&str], plan: &LaunchPlan) -> Ended {
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let sealed: OwnedFd = plan.seal().unwrap();
-    let null = fs::File::open("/dev/null").unwrap();
-    let sources = [theirs.as_raw_fd(), sealed.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
-    let mut command = Command::new(program);
-    command.args(args).args(["vassal", "--plan"]).env("LEAK", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: system calls only between fork and exec, on the child's own table, in which no owner runs.
-    unsafe {
-        command.pre_exec(move || {
-            let high = sources.map(|fd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 50));
-            for (fd, wanted) in high.into_iter().zip([3, 4, 5, 9]) {
-                if libc::dup2(fd, wanted) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            libc::signal(libc::SIGHUP, libc::SIG_IGN);
-            Ok(())
-        });
-    }
-    let child = command.spawn().unwrap();
-    drop(theirs);
-    let output = child.wait_with_output().unwrap();
-    let mut bytes = Vec::new();
-    ours.read_to_end(&mut bytes).unwrap();
-    let mut reader = Reports::default();
-    let (reports, rest) = reader.feed(&bytes);
-    assert!(rest.is_empty(), "only reports on the link");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr), reports }
-}
 
 #[test]
 fn root_an_engine_gets_its_environment_its_descriptors_and_clean_signals_and_nothing_else() {
@@ -279,6 +169,9 @@ fn root_a_failing_step_ends_the_launch_with_its_name_its_object_and_its_errno() 
     let elf = dir.path().join("foreign");
     fs::write(&elf, b"\x7fELF\x02\x01\x01 not for this machine").unwrap();
     fs::set_permissions(&elf, PermissionsExt::from_mode(0o755)).unwrap();
+    let orphan = dir.path().join("orphan");
+    fs::write(&orphan, "#!/nowhere/python\n").unwrap();
+    fs::set_permissions(&orphan, PermissionsExt::from_mode(0o755)).unwrap();
     let text = |path: &Path| path.display().to_string();
     let cases = [
         (
@@ -289,6 +182,7 @@ fn root_a_failing_step_ends_the_launch_with_its_name_its_object_and_its_errno() 
         ),
         (plain(program("no-such-program")), Step::Exec, "no-such-program".into(), libc::ENOENT),
         (plain(program("/etc/passwd")), Step::Exec, "/etc/passwd".into(), libc::EACCES),
+        (plain(program(&text(&orphan))), Step::Exec, text(&orphan), 0),
         (plain(program(&text(&elf))), Step::Exec, text(&elf), libc::ENOEXEC),
         (plain(program(&text(dir.path()))), Step::Exec, text(dir.path()), libc::EACCES),
         (
@@ -372,6 +266,18 @@ fn root_hooks_run_as_the_vassal_before_its_engine_and_change_what_it_gets() {
     let told =
         ["[emperor] running vassal start-hook: /bin/echo a.ini", "[emperor] a.ini start-hook returned 0"];
     assert!(told.iter().all(|line| ended.err.contains(line)), "{}", ended.err);
+}
+
+#[test]
+fn root_a_launcher_that_has_changed_its_user_is_closed_to_that_user() {
+    if !root() {
+        return;
+    }
+    let dir = vassals();
+    let peep = "ls /proc/$PPID/fd 2>&1; cat /proc/$PPID/maps 2>&1; true";
+    let hooks = vec![Hook::exec(OsStr::new(peep))];
+    let ended = launch(&VassalOrder { tyrant: tyrant(), hooks, ..order(dir.path(), "true") }.plan());
+    assert_eq!(ended.out.matches("Permission denied").count(), 2, "{}", ended.out);
 }
 
 #[test]
