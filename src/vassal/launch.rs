@@ -56,12 +56,12 @@ impl Launcher {
         let plan =
             plan.map_err(|error| Failure::new(Step::Plan, &format!("descriptor {PLAN_FD}"), &error))?;
         self.vassal = plan.vassal;
-        for number in plan.config_pipe.then_some(CONFIG_FD).into_iter().chain(plan.safe_fds) {
-            let object = format!("descriptor {number}");
-            let kept =
-                fds::adopt(number).map_err(|error| Failure::new(Step::Descriptors, &object, &error))?;
-            self.kept.push(kept);
+        if plan.config_pipe {
+            let pipe = fds::adopt(CONFIG_FD);
+            let failed = |error| Failure::new(Step::Descriptors, &format!("descriptor {CONFIG_FD}"), &error);
+            self.kept.push(pipe.map_err(failed)?);
         }
+        self.kept.extend(plan.safe_fds.into_iter().filter_map(|number| fds::adopt(number).ok()));
         for op in plan.ops {
             match op {
                 Op::Exec(wanted) => return Err(self.exec(wanted)),

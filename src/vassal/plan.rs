@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
+use super::link::CONFIG_FD;
 pub use super::step::Step;
 pub use super::text::Text;
 pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
@@ -153,7 +154,7 @@ pub struct VassalOrder {
     pub exec: Exec,
     /// Whether it gets its configuration through a pipe.
     pub config_pipe: bool,
-    /// `safe-fd`: descriptors that it keeps, under the numbers at which the launcher has them.
+    /// `safe-fd`: descriptors that it keeps, under the numbers at which the launcher has them, if it has them.
     pub safe_fds: Vec<i32>,
 }
 
@@ -213,7 +214,11 @@ impl VassalOrder {
         let hooks = self.hooks.into_iter();
         ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-vassal".into(), fatal: true }));
         ops.push(Op::Exec(self.exec));
-        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, safe_fds: self.safe_fds, ops }
+        let mut safe_fds = self.safe_fds;
+        safe_fds.retain(|number| *number > CONFIG_FD); // the others are what the launcher says they are
+        safe_fds.sort_unstable();
+        safe_fds.dedup();
+        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, safe_fds, ops }
     }
 }
 
@@ -394,7 +399,7 @@ mod tests {
                 magic: Some(MagicExec { file: "a.ini".into(), argument: 1 }),
             },
             config_pipe: false,
-            safe_fds: vec![7],
+            safe_fds: vec![7, 9, 3, 7],
         }
     }
 
@@ -421,6 +426,11 @@ mod tests {
       (exec://a.ini if executable)
 ";
         assert_eq!(full_order().plan().to_string(), expected);
+    }
+
+    #[test]
+    fn a_safe_descriptor_is_none_of_the_launchers_own() {
+        assert_eq!(full_order().plan().safe_fds, [7, 9]);
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn root_the_config_pipe_and_safe_descriptors_stay_open_where_the_plan_says_so() 
     }
     let dir = vassals();
     let ended =
-        launch(&VassalOrder { config_pipe: true, safe_fds: vec![9], ..order(dir.path(), TELL) }.plan());
+        launch(&VassalOrder { config_pipe: true, safe_fds: vec![9, 77], ..order(dir.path(), TELL) }.plan());
     assert!(ended.out.ends_with("fds=\n0\n1\n2\n3\n5\n9\n"), "{}", ended.out);
 }
 
