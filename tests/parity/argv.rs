@@ -1,7 +1,8 @@
 //! The command line of a vassal: its elements and their order.
 
 use crate::parity;
-use crate::support::{Bed, Builder, Kind};
+use crate::support::Bed;
+use crate::support::emperor::{Builder, Kind};
 
 /// Starts an emperor, waits for one vassal, gives its command line with the bed's path as `@`.
 fn command_line(bed: &Bed, emperor: Builder, name: &str) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! What a vassal's process is: environment, descriptors, directory, signals, limits.
 
 use crate::parity;
+use crate::support::Bed;
+use crate::support::emperor::{Builder, Kind};
 use crate::support::given::Given;
-use crate::support::{Bed, Builder, Kind};
 use std::path::Path;
 
 /// What the only vassal, `a.ini`, was given by an emperor with these options, and something of that emperor.
@@ -177,7 +178,8 @@ parity!(
         emperor.stop(&bed);
         bed.anonymous(&cwd.display().to_string())
     },
-    "@"
+    "@",
+    later: "a glob goes back to where the emperor was started"
 );
 
 parity!(
@@ -239,7 +241,8 @@ parity!(
     |kind| given(kind, |e| e).1.number("pdeathsig"),
     real: 9,
     ours: 0,
-    because: "a vassal outlives its emperor"
+    because: "a vassal outlives its emperor",
+    later: "emperor-die-together is off by default"
 );
 
 parity!(
@@ -262,7 +265,8 @@ parity!(
     },
     real: Some("killed"),
     ours: Some("told, and lives"),
-    because: "a vassal outlives its emperor"
+    because: "a vassal outlives its emperor",
+    later: "emperor-die-together is off by default"
 );
 
 parity!(

@@ -1,7 +1,8 @@
 //! What is run around a vassal, by whom, with which arguments and environment.
 
 use crate::parity;
-use crate::support::{Bed, Builder, Kind, PATIENCE, poll};
+use crate::support::emperor::{Builder, Kind};
+use crate::support::{Bed, PATIENCE, poll};
 use std::path::PathBuf;
 
 /// A program that writes down how it was called: arguments, directory, parent (behind the shell that ran it,
@@ -20,7 +21,7 @@ fn scribe(bed: &Bed, name: &str) -> PathBuf {
 }
 
 /// What it wrote at its first call, with the known processes named.
-fn called(bed: &Bed, name: &str, emperor: i32) -> Vec<String> {
+fn called(bed: &Bed, name: &str) -> Vec<String> {
     let path = bed.path(format!("{name}.called"));
     let text = poll(PATIENCE, || std::fs::read_to_string(&path).ok().filter(|t| t.contains("end\n")));
     let text = text.unwrap_or_else(|| panic!("{name} was not called\n{}", bed.report()));
@@ -28,8 +29,10 @@ fn called(bed: &Bed, name: &str, emperor: i32) -> Vec<String> {
     let known = |line: &str| {
         let line = bed.anonymous(line);
         match line.split_once([' ', '=']) {
-            Some(("parent", pid)) if pid == emperor.to_string() => "parent emperor".to_owned(),
-            Some(("parent", pid)) if pid == vassal => "parent vassal".to_owned(),
+            // Either the emperor itself, or a helper of its own, so that it need not wait.
+            Some(("parent", pid)) => {
+                if pid == vassal { "of the vassal" } else { "not the vassal" }.to_owned()
+            }
             Some(("UWSGI_VASSAL_PID", pid)) if pid == vassal => "UWSGI_VASSAL_PID=vassal".to_owned(),
             _ => line,
         }
@@ -45,7 +48,7 @@ fn hook(kind: Kind, option: &str, before: &str) -> Vec<String> {
     let program = scribe(&bed, "hook");
     let emperor = Builder::new(&bed, kind).opt(option, format!("{before}{}", program.display())).start();
     bed.until("loyal", |log| log.said("a.ini", 17) == 1);
-    let called = called(&bed, "hook", emperor.pid());
+    let called = called(&bed, "hook");
     emperor.stop(&bed);
     called
 }
@@ -54,7 +57,7 @@ parity!(
     /// Source: spec/emperor.md 10.1. The program's parent is the process that becomes the vassal.
     vassals_start_hook,
     |kind| hook(kind, "vassals-start-hook", ""),
-    ["args 1 a.ini", "cwd @/v", "parent vassal", "link yes", "UWSGI_VASSALS_DIR=@/v"]
+    ["args 1 a.ini", "cwd @/v", "of the vassal", "link yes", "UWSGI_VASSALS_DIR=@/v"]
 );
 
 parity!(
@@ -79,29 +82,36 @@ parity!(
         bed.until("loyal", |log| log.said("a.ini", 17) == 1);
         bed.remove("v/a.ini");
         emperor.nudge();
-        let called = called(&bed, "hook", emperor.pid());
+        let called = called(&bed, "hook");
         emperor.stop(&bed);
         called
     },
-    ["args 1 a.ini", "cwd @/v", "parent emperor", "UWSGI_VASSALS_DIR=@/v"]
+    ["args 1 a.ini", "cwd @/v", "not the vassal", "UWSGI_VASSALS_DIR=@/v"],
+    later: "the directory of a hook of the emperor's, and UWSGI_VASSALS_DIR"
 );
 
 parity!(
     hook_as_vassal_exec,
     |kind| hook(kind, "hook-as-vassal", "exec:"),
-    ["args 0 ", "cwd @/v", "parent vassal", "link yes"]
+    ["args 0 ", "cwd @/v", "of the vassal", "link yes"]
 );
 
 parity!(
     exec_as_vassal,
     |kind| hook(kind, "exec-as-vassal", ""),
-    ["args 0 ", "cwd @/v", "parent vassal", "link yes"]
+    ["args 0 ", "cwd @/v", "of the vassal", "link yes"]
 );
 
 parity!(
+    /// Ours knows the vassal here, too.
     hook_as_emperor_exec,
-    |kind| hook(kind, "hook-as-emperor", "exec:"),
-    ["args 0 ", "cwd @/v", "parent emperor"]
+    |kind| {
+        let mut called = hook(kind, "hook-as-emperor", "exec:");
+        called.retain(|line| !line.starts_with("UWSGI_VASSAL_"));
+        called
+    },
+    ["args 0 ", "cwd @/v", "not the vassal"],
+    later: "the directory of a hook of the emperor's"
 );
 
 parity!(
@@ -110,18 +120,20 @@ parity!(
     [
         "args 0 ",
         "cwd @/v",
-        "parent emperor",
+        "not the vassal",
         "UWSGI_VASSAL_CONFIG=a.ini",
         "UWSGI_VASSAL_PID=vassal",
         "UWSGI_VASSAL_UID=0",
         "UWSGI_VASSAL_GID=0",
-    ]
+    ],
+    later: "the directory of a hook of the emperor's"
 );
 
 parity!(
     hook_emperor_start,
     |kind| hook(kind, "hook-emperor-start", "exec:"),
-    ["args 0 ", "cwd @/v", "parent emperor"]
+    ["args 0 ", "cwd @/v", "not the vassal"],
+    later: "the directory of a hook of the emperor's"
 );
 
 /// How an emperor ends whose vassal is there, with one option.

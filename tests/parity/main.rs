@@ -23,30 +23,32 @@ mod told;
 mod tyrant;
 
 /// Two tests of one scenario: the first observation is the real emperor's, the second, if there is one, ours.
+/// `later` says what is missing where ours cannot be held to it yet; `EMPEROR_TEST_LATER=1` tries all the same.
 macro_rules! parity {
-    ($(#[$doc:meta])* $name:ident, $observe:expr, $expected:expr) => {
-        parity!($(#[$doc])* $name, $observe, real: $expected, ours: $expected);
-    };
-    ($(#[$doc:meta])* $name:ident, $observe:expr, real: $real:expr, ours: $ours:expr $(, because: $why:literal)?) => {
+    ($(#[$doc:meta])* $name:ident, $observe:expr, real: $real:expr, ours: $ours:expr
+     $(, because: $why:literal)? $(, later: $missing:literal)?) => {
         $(#[$doc])*
         mod $name {
             use super::*;
             #[test]
             fn real() {
-                if crate::support::Kind::Real.program().is_some() {
-                    assert_eq!($observe(crate::support::Kind::Real), $real);
+                if crate::support::emperor::Kind::Real.program().is_some() {
+                    assert_eq!($observe(crate::support::emperor::Kind::Real), $real);
                 }
             }
             #[test]
             fn ours() {
-                if crate::OURS {
-                    assert_eq!($observe(crate::support::Kind::Ours), $ours);
-                }
+                $(
+                    if std::env::var_os("EMPEROR_TEST_LATER").is_none() {
+                        return crate::support::skip(concat!("not yet: ", $missing));
+                    }
+                )?
+                assert_eq!($observe(crate::support::emperor::Kind::Ours), $ours);
             }
         }
     };
+    ($(#[$doc:meta])* $name:ident, $observe:expr, $expected:expr $(, later: $missing:literal)?) => {
+        parity!($(#[$doc])* $name, $observe, real: $expected, ours: $expected $(, later: $missing)?);
+    };
 }
 use parity;
-
-/// Whether ours can run vassals.
-const OURS: bool = false;

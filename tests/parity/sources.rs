@@ -1,7 +1,8 @@
 //! Where vassals come from: directories, patterns, several of them, symbolic links.
 
 use crate::parity;
-use crate::support::{Bed, Builder, Kind};
+use crate::support::Bed;
+use crate::support::emperor::{Builder, Kind};
 use std::fs;
 use std::os::unix::fs::symlink;
 

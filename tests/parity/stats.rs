@@ -1,8 +1,8 @@
 //! What the emperor tells others: stats, notifications, pid file.
 
 use crate::parity;
-use crate::support::emperor::Emperor;
-use crate::support::{Bed, Builder, Kind, PATIENCE, poll};
+use crate::support::emperor::{Builder, Emperor, Kind};
+use crate::support::{Bed, PATIENCE, poll};
 use serde_json::Value;
 use std::os::unix::net::UnixDatagram;
 use std::time::SystemTime;
@@ -134,7 +134,9 @@ parity!(
         emperor.stop(&bed);
         bed.anonymous(&line)
     },
-    r#"emperor=["@/v"] emperor_tyrant=0 throttle_level=0 cwd="@/v""#
+    real: r#"emperor=["@/v"] emperor_tyrant=0 throttle_level=0 cwd="@/v""#,
+    ours: r#"emperor=["@/v"] emperor_tyrant=0 throttle_level=0 cwd="@""#,
+    because: "it does not go from directory to directory"
 );
 
 parity!(
@@ -285,7 +287,8 @@ fn notifications(kind: Kind, abstract_name: bool) -> Vec<String> {
         let mut buffer = [0; 4096];
         while let Ok(n) = socket.recv(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
-            if heard.last() != Some(&text) {
+            // Whether a count of 0 is heard, before the first start or after the last end, is a matter of chance.
+            if heard.last() != Some(&text) && !text.contains("governing 0") {
                 heard.push(text);
             }
         }
@@ -315,8 +318,11 @@ parity!(
         "STATUS=The Emperor is buried.\n",
     ],
     ours: [
-        "READY=1\nSTATUS=The Emperor is governing 1 vassals\n",
-        "STOPPING=1\nSTATUS=The Emperor is buried.\n",
+        "STATUS=initializing the Emperor\n",
+        "STATUS=The Emperor is governing 1 vassals\n",
+        "READY=1\n",
+        "STOPPING=1\n",
+        "STATUS=The Emperor is buried.\n",
     ],
     because: "ready once the vassals that were there have been started, and the stop is announced"
 );
@@ -326,5 +332,6 @@ parity!(
     |kind| notifications(kind, true)
         .iter()
         .any(|m| m.contains("STATUS=The Emperor is governing 1 vassals\n")),
-    true
+    true,
+    later: "NOTIFY_SOCKET with an abstract name"
 );

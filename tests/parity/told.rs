@@ -1,8 +1,8 @@
 //! What a running vassal is told: reload, stop, and when it is killed.
 
 use crate::parity;
-use crate::support::emperor::Emperor;
-use crate::support::{Bed, Builder, Kind};
+use crate::support::Bed;
+use crate::support::emperor::{Builder, Emperor, Kind};
 use nix::sys::signal::Signal;
 
 /// `a.ini` and `b.ini`, an hour old, running and loyal.
@@ -270,7 +270,8 @@ parity!(
             "vassal instance a.ini (last modified TIME) status 0 loyal 1 zerg 0".to_owned(),
             "vassal instance b.ini (last modified TIME) status 0 loyal 1 zerg 0".to_owned(),
         ]
-    )
+    ),
+    later: "the words of the list"
 );
 
 /// A line without its date, and with the time in it replaced where it is one.

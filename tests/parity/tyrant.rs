@@ -1,8 +1,8 @@
 //! Tyrant mode: a vassal runs as the owner of its file. All of it needs root.
 
 use crate::parity;
-use crate::support::emperor::Emperor;
-use crate::support::{Bed, Builder, Kind, root};
+use crate::support::emperor::{Builder, Emperor, Kind};
+use crate::support::{Bed, root};
 use nix::unistd::{Gid, Uid, chown};
 use std::os::unix::fs::symlink;
 
@@ -300,5 +300,6 @@ parity!(
         emperor.stop(&bed);
         format!("Uid: {}", given.field("Uid"))
     },
-    "Uid: 61414 61414 61414 61414"
+    "Uid: 61414 61414 61414 61414",
+    later: "an emperor with uid and cap, whose launcher keeps the capabilities"
 );

@@ -9,12 +9,12 @@
 
 pub(crate) mod bed;
 pub(crate) mod emperor;
+pub(crate) mod empire;
 pub(crate) mod events;
 pub(crate) mod given;
 pub(crate) mod tools;
 
 pub(crate) use bed::Bed;
-pub(crate) use emperor::{Builder, Kind};
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -20,6 +20,7 @@
  *   deaf         ignore bytes 0 and 2          noreload    ignore byte 1
  *   reexec       exec again at byte 1, as uWSGI does               linger  ignore the end of the link
  *   immune       ignore INT, TERM and QUIT     slow=MS     told to stop: close the link, need MS more
+ *   reads        end with 1 unless the file can be read and holds "[uwsgi]", as uWSGI does
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -78,15 +79,17 @@ static void say(const char *key, const char *value, size_t n) {
 }
 static void says(const char *key, const char *value) { say(key, value, strlen(value)); }
 
-static void slurp(const char *key, const char *path) {
+/* Gives whether it could be read and holds a section of uWSGI's. */
+static int slurp(const char *key, const char *path) {
 	static char b[262144];
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0) return;
+	if (fd < 0) return 0;
 	size_t n = 0;
 	ssize_t r;
 	while (n < sizeof b && (r = read(fd, b + n, sizeof b - n)) > 0) n += (size_t) r;
 	close(fd);
 	say(key, b, n);
+	return memmem(b, n, "[uwsgi]", 7) != NULL;
 }
 
 static void descriptors(void) {
@@ -110,8 +113,12 @@ static void descriptors(void) {
 	closedir(d);
 }
 
+static int fine;
+
 static void record(char **envp, const char *config) {
 	char b[4400];
+	snprintf(b, sizeof b, "%llu", (unsigned long long) clk(CLOCK_PROCESS_CPUTIME_ID) / 1000);
+	says("cpu_us", b);
 	descriptors();
 	for (char **a = args; *a; a++) says("argv", *a);
 	for (char **e = envp; *e; e++) says("env", *e);
@@ -139,7 +146,7 @@ static void record(char **envp, const char *config) {
 	}
 	if (config) {
 		struct stat st;
-		if (stat(config, &st) == 0 && S_ISREG(st.st_mode)) slurp("config", config);
+		if (stat(config, &st) == 0 && S_ISREG(st.st_mode)) fine = slurp("config", config);
 	}
 }
 
@@ -217,6 +224,7 @@ static void obey(char *word) {
 	else if (!strcmp(word, "linger")) linger = 1;
 	else if (!strcmp(word, "immune")) immune = 1;
 	else if (!strcmp(word, "slow")) slow = n;
+	else if (!strcmp(word, "reads")) { if (!fine) leave(1); }
 	else { event("unknown-word", word); leave(120); }
 }
 
