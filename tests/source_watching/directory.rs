@@ -18,14 +18,6 @@ fn with_a() -> World {
     world
 }
 
-fn troubles(world: &World) -> Vec<&str> {
-    let texts = world.said.iter().filter_map(|report| match report {
-        Report::Trouble(_, text) => Some(text.as_str()),
-        _ => None,
-    });
-    texts.collect()
-}
-
 #[test]
 fn the_first_scan_names_files_in_order_and_ends() {
     let (keep, root) = stage();
@@ -43,8 +35,8 @@ fn a_directory_that_is_not_there_is_told_once_and_used_when_it_appears() {
     let mut world = World::with(stage(), &["later/vassals"], SourceOptions::default());
     world.rescan();
     let path = world.root.join("later/vassals").display().to_string();
-    assert_eq!(troubles(&world).len(), 1, "{:?}", world.said);
-    assert!(troubles(&world)[0].contains(&path) && troubles(&world)[0].contains("does not exist"));
+    assert_eq!(world.troubles().len(), 1, "{:?}", world.said);
+    assert!(world.troubles()[0].contains(&path) && world.troubles()[0].contains("does not exist"));
     fs::create_dir(world.root.join("later")).unwrap();
     world.run(Duration::from_millis(20), |_| false);
     fs::create_dir(world.root.join("later/vassals")).unwrap();
@@ -99,7 +91,7 @@ fn a_directory_that_is_swapped_for_another_is_scanned_without_trouble() {
     fs::rename(world.root.join("v"), world.root.join("old")).unwrap();
     fs::rename(world.root.join("new"), world.root.join("v")).unwrap();
     world.until_seen("b.ini");
-    assert!(troubles(&world).is_empty());
+    assert!(world.troubles().is_empty());
 }
 
 #[test]

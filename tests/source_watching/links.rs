@@ -149,6 +149,34 @@ fn the_noise_beside_a_target_is_not_heard() {
 }
 
 #[test]
+fn a_file_with_two_names_is_seen_under_both() {
+    let mut world = World::new();
+    write(world.v("a.ini"), "one");
+    world.until_seen("a.ini");
+    fs::hard_link(world.v("a.ini"), world.v("b.ini")).unwrap();
+    fs::hard_link(world.v("a.ini"), world.root.join("outside")).unwrap();
+    world.until_seen("b.ini");
+    world.settle();
+    write(world.root.join("outside"), "changed");
+    world.until_seen_as("a.ini", &world.root.join("outside"));
+    world.until_seen_as("b.ini", &world.root.join("outside"));
+}
+
+#[test]
+fn a_target_that_is_made_anew_is_not_seen_half_written() {
+    use std::io::Write;
+    let mut world = chain();
+    fs::remove_file(world.root.join("z/real")).unwrap();
+    world.until_odd("a.ini", &Oddity::DanglingLink);
+    world.said.clear();
+    let mut file = fs::File::create(world.root.join("z/real")).unwrap();
+    assert!(!world.run(Duration::from_millis(30), |report| matches!(report, Report::Seen(..))));
+    file.write_all(b"complete").unwrap();
+    drop(file);
+    assert_eq!(world.until_seen("a.ini").size, 8);
+}
+
+#[test]
 fn many_links_to_one_file_all_hear_of_it() {
     let mut world = World::new();
     write(world.root.join("shared"), "one");

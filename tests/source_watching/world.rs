@@ -134,6 +134,15 @@ impl World {
         );
     }
 
+    /// The texts of what went wrong.
+    pub(crate) fn troubles(&self) -> Vec<&str> {
+        let texts = self.said.iter().filter_map(|report| match report {
+            Report::Trouble(_, text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
     pub(crate) fn until_scanned(&mut self) {
         self.until("a scan", |report| matches!(report, Report::ScanEnded(_)));
     }

@@ -14,8 +14,10 @@ use nix::sys::stat::{SFlag, lstat};
 /// Something to watch.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Dependency {
-    /// One name in a directory.
+    /// One name in a directory: a link, or a directory, on the way.
     Name(PathBuf, Box<[u8]>),
+    /// One name in a directory, and that it was written: a file at the end of the way, there or not.
+    File(PathBuf, Box<[u8]>),
     /// That the directory is itself moved or removed.
     Place(PathBuf),
     /// The content of a file.
@@ -74,7 +76,9 @@ fn walk(start: PathBuf, path: &Path, ancestors: bool) -> Walk {
     for (at, step) in steps.into_iter().enumerate() {
         // A directory that is removed while somebody works in it does not say so itself: when the end is
         // missing, each directory on the way is asked for the next name.
-        if step.link || at == last || !there {
+        if at == last && !ancestors && !step.link {
+            dependencies.push(Dependency::File(step.directory, step.name));
+        } else if step.link || at == last || !there {
             dependencies.push(Dependency::Name(step.directory, step.name));
         } else if ancestors {
             dependencies.push(Dependency::Place(step.directory));
@@ -203,7 +207,7 @@ mod tests {
             Dependency::Content(root.join("z/real")),
             name(&root.join("v"), "a.ini"),
             name(&root.join("w"), "second"),
-            name(&root.join("z"), "real"),
+            Dependency::File(root.join("z"), (*b"real").into()),
         ] {
             assert!(walk.dependencies.contains(&dependency), "{dependency:?} in {walk:?}");
         }

@@ -77,21 +77,24 @@ pub(super) struct Settle {
     quiet: Duration,
     waiting: HashMap<Place, (Instant, Waiting)>,
     order: BTreeSet<(Instant, Place)>,
+    /// The directory in which a name was missed last, and when.
+    missed: Option<(u32, Instant)>,
 }
 
 impl Settle {
     /// A file that is not closed counts as written when it did not change for `quiet`.
     pub(super) fn new(quiet: Duration) -> Self {
-        Self { quiet, waiting: HashMap::new(), order: BTreeSet::new() }
+        Self { quiet, waiting: HashMap::new(), order: BTreeSet::new(), missed: None }
     }
 
     /// A file changed. Whether to report it now.
     pub(super) fn changed(&mut self, place: &Place, change: Change, shape: Shape, now: Instant) -> bool {
         let wait = match change {
             Change::Complete => false,
-            Change::Created => !shape.whole && self.is_young(shape),
+            // Removed, and there all the same: it has just been made anew.
+            Change::Created | Change::Removed => !shape.whole && self.is_young(shape),
             Change::Written => self.is_young(shape),
-            Change::Touched | Change::Removed => self.is_writing(place),
+            Change::Touched => self.is_writing(place),
         };
         if wait {
             self.write(place, shape, now);
@@ -132,6 +135,7 @@ impl Settle {
     /// A name is not there, or leads nowhere. It is reported when it does not come back at once: many
     /// programs replace a file by removing it first.
     pub(super) fn absent(&mut self, place: &Place, now: Instant) {
+        self.missed = Some((place.0, now));
         if !matches!(self.waiting.get(place), Some((_, Waiting::Absent { .. }))) {
             self.wait(place, now + ABSENCE, Waiting::Absent { first: now });
         }
@@ -139,13 +143,8 @@ impl Settle {
 
     /// A name was still not there. Whether to report it now: not while others of its directory are being
     /// removed, for then the directory may be on its way out.
-    pub(super) fn still_absent(
-        &mut self,
-        place: &Place,
-        first: Instant,
-        last: Instant,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn still_absent(&mut self, place: &Place, first: Instant, now: Instant) -> bool {
+        let last = self.missed.filter(|(node, _)| *node == place.0).map_or(first, |(_, at)| at);
         let until = last + ABSENCE;
         if until <= now || now >= first + ABSENCE * LONGEST {
             return true;
@@ -156,7 +155,9 @@ impl Settle {
 
     /// The name is dealt with.
     pub(super) fn forget(&mut self, place: &Place) {
-        if let Some((due, _)) = self.waiting.remove(place) {
+        if !self.waiting.is_empty()
+            && let Some((due, _)) = self.waiting.remove(place)
+        {
             self.order.remove(&(due, place.clone()));
         }
     }
@@ -176,7 +177,7 @@ impl Settle {
     }
 
     fn is_writing(&self, place: &Place) -> bool {
-        matches!(self.waiting.get(place), Some((_, Waiting::Writing { .. })))
+        !self.waiting.is_empty() && matches!(self.waiting.get(place), Some((_, Waiting::Writing { .. })))
     }
 
     /// A date in the future comes from somewhere else: nobody is writing.
@@ -290,23 +291,28 @@ mod tests {
     }
 
     #[test]
+    fn a_name_whose_removal_is_heard_when_it_is_there_again_waits_for_its_content() {
+        let (mut settle, a, t0) = (Settle::new(QUIET), place("a"), Instant::now());
+        assert!(!settle.changed(&a, Change::Removed, shape(0, 1), t0));
+        assert!(settle.changed(&a, Change::Complete, shape(7, 1), t0 + MS));
+    }
+
+    #[test]
     fn while_others_are_being_removed_a_removal_waits_but_not_for_ever() {
         let (mut settle, a, t0) = (Settle::new(QUIET), place("a"), Instant::now());
         settle.absent(&a, t0);
         let mut now = t0;
         loop {
-            now += ABSENCE;
-            let (_, was) = settle.due(now).unwrap();
+            now += MS;
+            settle.absent(&place("another"), now);
+            let Some((_, was)) = settle.due(now) else { continue };
             let Waiting::Absent { first } = was else { panic!("{was:?}") };
-            if settle.still_absent(&a, first, now - MS, now) {
+            if first == t0 && settle.still_absent(&a, first, now) {
                 break;
             }
-            now = settle.next().unwrap() - ABSENCE;
         }
+        assert!(now - t0 >= ABSENCE * LONGEST, "{:?}", now - t0);
         assert!(now - t0 <= ABSENCE * (LONGEST + 1), "{:?}", now - t0);
-        settle.absent(&a, t0);
-        let _ = settle.due(now);
-        assert!(settle.still_absent(&a, t0, t0, t0 + ABSENCE));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -72,8 +73,8 @@ pub(super) struct Source {
     pub(super) prefix: Box<[u8]>,
     /// What tells that `base` leads elsewhere.
     pub(super) way: Vec<Key>,
-    /// The node of `base`, while it is a directory.
-    pub(super) root: Option<u32>,
+    /// The node of `base`, while it is a directory, and its real path.
+    pub(super) root: Option<(u32, PathBuf)>,
     /// It was scanned once.
     pub(super) scanned: bool,
     /// When to scan, and when not before: a scan may take a tenth of the time at most.
@@ -85,21 +86,60 @@ pub(super) struct Source {
     pub(super) unwatched: Option<Unwatched>,
 }
 
-/// A directory in which names are looked at.
+/// A directory in which names are looked at. There may be one for each vassal, so it is kept small: its path
+/// and its vassals' names are put together from its parents'.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub(super) source: usize,
-    pub(super) level: usize,
-    pub(super) path: PathBuf,
-    /// What stands in a vassal's name before the bare name.
-    pub(super) prefix: Box<[u8]>,
+    pub(super) source: u16,
+    pub(super) level: u16,
+    /// The node in which it was found, and its name there; none for the base of a source.
+    pub(super) parent: Option<u32>,
+    pub(super) name: Rc<[u8]>,
     /// Device and inode.
     pub(super) inode: (u64, u64),
     pub(super) key: Option<Key>,
-    pub(super) children: BTreeMap<Rc<[u8]>, u32>,
-    pub(super) links: BTreeMap<Rc<[u8]>, u32>,
-    /// When a name was last missed.
-    pub(super) missed: Option<Instant>,
+    pub(super) children: Few,
+    pub(super) links: Few,
+}
+
+/// Numbers under names, most often one or none.
+#[derive(Debug, Default)]
+pub(super) struct Few(Vec<(Rc<[u8]>, u32)>);
+
+impl Few {
+    pub(super) fn get(&self, name: &[u8]) -> Option<u32> {
+        self.find(name).ok().map(|at| self.0[at].1)
+    }
+
+    /// Puts a number under a name that has none.
+    pub(super) fn insert(&mut self, name: &Rc<[u8]>, id: u32) {
+        if let Err(at) = self.find(name) {
+            if self.0.is_empty() {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(at, (Rc::clone(name), id));
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<u32> {
+        self.find(name).ok().map(|at| self.0.remove(at).1)
+    }
+
+    /// Takes out what is under a name that is not in a sorted list.
+    pub(super) fn take_lost<N: AsRef<[u8]>>(&mut self, names: &[N]) -> Vec<u32> {
+        let is_there = |name: &[u8]| names.binary_search_by(|other| other.as_ref().cmp(name)).is_ok();
+        let lost = self.0.iter().filter(|(name, _)| !is_there(name)).map(|(_, id)| *id).collect();
+        self.0.retain(|(name, _)| is_there(name));
+        lost
+    }
+
+    pub(super) fn into_ids(self) -> impl Iterator<Item = u32> {
+        self.0.into_iter().map(|(_, id)| id)
+    }
+
+    fn find(&self, name: &[u8]) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (**other).cmp(name))
+    }
 }
 
 /// A symbolic link under a name that matters.
@@ -221,7 +261,7 @@ impl Sources {
 
     fn node_heard(&mut self, id: u32, event: &Event, now: Instant, changes: &mut BTreeMap<Place, Hint>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let at = node.source;
+        let (at, level) = (usize::from(node.source), usize::from(node.level));
         let Some(name) = &event.name else {
             if event.uproots() {
                 if let Some(key) = node.key.take() {
@@ -234,36 +274,58 @@ impl Sources {
             return;
         };
         let levels = &self.sources[at].levels;
-        let is_last = node.level + 1 == levels.len();
+        let is_last = level + 1 == levels.len();
         if let Some(change) = Change::of(event.mask)
-            && levels[node.level].matches(name)
+            && levels[level].matches(name)
             && (!is_last || self.names.accepts(name))
         {
             let relink = !matches!(change, Change::Touched | Change::Written);
-            Hint { change, relink }.add(changes, (id, Rc::from(&**name)));
+            Hint { change, relink, inner: false }.add(changes, (id, Rc::from(&**name)));
         }
     }
 
     fn link_heard(&mut self, id: u32, event: &Event, changes: &mut BTreeMap<Place, Hint>) {
         let Some(link) = self.links.get(&id) else { return };
-        let content = event.name.is_none() && !event.uproots();
-        let change = Change::of(event.mask & (Mask::IN_MODIFY | Mask::IN_CLOSE_WRITE | Mask::IN_ATTRIB));
-        match change {
-            Some(change) if content => Hint { change, relink: false }.add(changes, link.place.clone()),
-            _ => Hint { change: Change::Complete, relink: true }.add(changes, link.place.clone()),
-        }
+        let place = link.place.clone();
+        let hint = match Change::of(event.mask) {
+            Some(change) if event.name.is_some() || !event.uproots() => {
+                let closed = event.mask.contains(Mask::IN_CLOSE_WRITE);
+                let relink = !closed && !matches!(change, Change::Touched | Change::Written);
+                Hint { change, relink, inner: true }
+            }
+            _ => Hint { change: Change::Complete, relink: true, inner: true },
+        };
+        hint.add(changes, place);
     }
 
     pub(super) fn id(at: usize) -> SourceId {
         SourceId(u16::try_from(at).unwrap_or(u16::MAX))
     }
 
-    /// The name under which a vassal of this directory is known.
-    pub(super) fn vassal(node: &Node, name: &Rc<[u8]>) -> VassalName {
-        if node.prefix.is_empty() {
+    /// The name under which a vassal in this node is known.
+    pub(super) fn vassal(&self, node: &Node, name: &Rc<[u8]>) -> VassalName {
+        let prefix = &self.sources[usize::from(node.source)].prefix;
+        if prefix.is_empty() && node.parent.is_none() {
             return VassalName(Rc::clone(name));
         }
-        VassalName([&*node.prefix, name].concat().into())
+        let mut parts = vec![&**name];
+        parts.extend(self.names_up(node).flat_map(|name| [&b"/"[..], name]));
+        parts.push(prefix);
+        parts.reverse();
+        VassalName(parts.concat().into())
+    }
+
+    /// The directory of a node.
+    pub(super) fn path(&self, node: &Node) -> PathBuf {
+        let mut parts: Vec<_> = self.names_up(node).collect();
+        let base = &self.sources[usize::from(node.source)].root;
+        parts.push(base.as_ref().map_or(&[], |(_, path)| path.as_os_str().as_bytes()));
+        parts.iter().rev().map(|part| super::path_of(part)).collect()
+    }
+
+    fn names_up<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a [u8]> {
+        let up = |node: &&'a Node| node.parent.and_then(|parent| self.nodes.get(&parent));
+        std::iter::successors(Some(node), up).filter(|node| node.parent.is_some()).map(|node| &*node.name)
     }
 }
 
@@ -292,6 +354,8 @@ pub(super) struct Hint {
     pub(super) change: Change,
     /// If it is a link, it may lead elsewhere.
     pub(super) relink: bool,
+    /// It happened to what the name leads to, not to the name.
+    pub(super) inner: bool,
 }
 
 impl Hint {
@@ -299,7 +363,11 @@ impl Hint {
         changes
             .entry(place)
             .and_modify(|hint| {
-                *hint = Self { change: hint.change.then(self.change), relink: hint.relink || self.relink }
+                *hint = Self {
+                    change: hint.change.then(self.change),
+                    relink: hint.relink || self.relink,
+                    inner: hint.inner || self.inner,
+                }
             })
             .or_insert(self);
     }

@@ -25,7 +25,7 @@ pub(super) struct Follow {
 pub(super) enum Look {
     /// Something that can be a vassal's file.
     File(Found),
-    /// Something else; the flag says whether it was reached through a link that is to be followed.
+    /// Something else; the flag says whether it was reached through a link that is followed.
     Odd(Oddity, bool),
     /// Nothing.
     Absent,
@@ -37,21 +37,44 @@ pub(super) enum Look {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Found {
     pub(super) identity: Identity,
-    /// The name is a symbolic link, and it is followed.
-    pub(super) followed: bool,
-    /// Nobody can be writing it: a link that is not followed, or a file with a second name.
-    pub(super) whole: bool,
+    pub(super) kind: Kind,
 }
 
-impl Found {
-    /// Time since the content changed; `None` when that lies in the future.
-    pub(super) fn age(&self) -> Option<Duration> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let now = i64::try_from(now.as_nanos()).ok()?;
-        now.checked_sub(self.identity.mtime_ns)
-            .and_then(|ns| u64::try_from(ns).ok())
-            .map(Duration::from_nanos)
+/// How a name and its file belong together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// A file with this one name.
+    Plain,
+    /// A file with other names, too: it can change under one of them, and this directory says nothing.
+    Shared,
+    /// A symbolic link that is the vassal's file itself.
+    Link,
+    /// A symbolic link to the file, which is elsewhere.
+    Followed,
+}
+
+impl Look {
+    /// Whether it can change without a word from the directory of its name.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::File(found) => matches!(found.kind, Kind::Shared | Kind::Followed),
+            Self::Odd(_, followed) => *followed,
+            Self::Absent | Self::Refused(_) => false,
+        }
     }
+}
+
+/// The time now, as files have it: nanoseconds since the epoch.
+pub(super) fn wall_clock() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Time since a file's date; `None` when that lies in the future. A second is forgiven: clocks differ, and
+/// the time may have been taken before.
+pub(super) fn age(mtime_ns: i64, wall_clock: i64) -> Option<Duration> {
+    let nanos = wall_clock.saturating_sub(mtime_ns);
+    if nanos < -1_000_000_000 { None } else { Some(Duration::from_nanos(nanos.try_into().unwrap_or(0))) }
 }
 
 /// Looks at one name in a directory.
@@ -67,8 +90,12 @@ pub(super) fn look(directory: impl AsFd, name: &[u8], follow: Follow) -> Look {
         return match odd_kind(&own) {
             Some(word) if !is_link => Look::Odd(Oddity::NotAFile(word), false),
             _ => {
-                let whole = is_link || own.st_nlink > 1;
-                Look::File(Found { identity: identity(&own), followed: false, whole })
+                let kind = match (is_link, own.st_nlink) {
+                    (true, _) => Kind::Link,
+                    (false, 0 | 1) => Kind::Plain,
+                    (false, _) => Kind::Shared,
+                };
+                Look::File(Found { identity: identity(&own), kind })
             }
         };
     }
@@ -80,7 +107,7 @@ pub(super) fn look(directory: impl AsFd, name: &[u8], follow: Follow) -> Look {
                 if follow.not_for_owner {
                     (identity.uid, identity.gid) = (own.st_uid, own.st_gid);
                 }
-                Look::File(Found { identity, followed: true, whole: false })
+                Look::File(Found { identity, kind: Kind::Followed })
             }
         },
         Err(Errno::ENOENT | Errno::ENOTDIR) => Look::Odd(Oddity::DanglingLink, true),

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::pattern::Level;
 use super::resolve::{self, Dependency, End, Walk};
 use super::settle::Place;
-use super::sources::{Node, Sources};
+use super::sources::{Few, Node, Sources};
 use super::stat::{self, Listing};
 use super::watch::{Interest, Key, Target, Unwatched};
 use super::{Report, SourceInfo};
@@ -18,6 +18,8 @@ use super::{Report, SourceInfo};
 pub(super) struct Scan<'a> {
     pub(super) first: bool,
     pub(super) now: Instant,
+    /// The time in which files are dated, at the beginning.
+    pub(super) wall_clock: i64,
     pub(super) report: &'a mut dyn FnMut(Report),
 }
 
@@ -35,7 +37,7 @@ impl Sources {
         let trouble = match self.reach(at, now) {
             Ok(root) => {
                 report(Report::ScanBegan(id));
-                match self.expand(root, &mut Scan { first, now, report }) {
+                match self.expand(root, &mut Scan { first, now, wall_clock: stat::wall_clock(), report }) {
                     Ok(()) => {
                         report(Report::ScanEnded(id));
                         None
@@ -140,7 +142,7 @@ impl Sources {
     }
 
     fn reached(&mut self, at: usize, walk: Walk) -> Result<u32, End> {
-        match (walk.end, self.sources[at].root) {
+        match (walk.end, self.sources[at].root.as_ref().map(|(root, _)| *root)) {
             (End::Directory(path, ..), Some(root)) => {
                 let source = &mut self.sources[at];
                 if source.is_dir && source.info.cwd != path {
@@ -159,16 +161,24 @@ impl Sources {
     }
 
     fn root(&mut self, at: usize, path: &Path, inode: (u64, u64)) {
-        if let Some(root) = self.sources[at].root {
-            let node = &self.nodes[&root];
-            if node.inode == inode && node.path == path {
+        if let Some((root, before)) = &self.sources[at].root {
+            let root = *root;
+            if before == path && self.nodes.get(&root).is_some_and(|node| node.inode == inode) {
                 return self.arm(root);
             }
             self.drop_node(root);
         }
-        let prefix = self.sources[at].prefix.clone();
-        let root = self.new_node(Node::new(at, 0, path.to_owned(), prefix, inode));
-        self.sources[at].root = Some(root);
+        let root = self.new_node(Node {
+            source: Self::id(at).0,
+            level: 0,
+            parent: None,
+            name: Rc::default(),
+            inode,
+            key: None,
+            children: Few::default(),
+            links: Few::default(),
+        });
+        self.sources[at].root = Some((root, path.to_owned()));
         self.arm(root);
     }
 
@@ -183,6 +193,7 @@ impl Sources {
         for dependency in on {
             let subscribed = match dependency {
                 Dependency::Name(path, name) => self.watch.subscribe(path, Interest::Name(name), target),
+                Dependency::File(path, name) => self.watch.subscribe(path, Interest::File(name), target),
                 Dependency::Place(path) => self.watch.subscribe(path, Interest::Place, target),
                 Dependency::Content(path) => self.watch.subscribe(path, Interest::Content, target),
             };
@@ -213,24 +224,20 @@ impl Sources {
         if let Some(key) = &node.key {
             self.watch.unsubscribe(key);
         }
-        node.links.into_values().for_each(|link| self.drop_link(link));
-        node.children.into_values().for_each(|child| self.drop_node(child));
+        node.links.into_ids().for_each(|link| self.drop_link(link));
+        node.children.into_ids().for_each(|child| self.drop_node(child));
     }
 
-    /// Watches a node's directory, unless it is watched.
+    /// Watches a node's directory; anew, for the watch it had may have died without our hearing of it.
     fn arm(&mut self, id: u32) {
         let Some(node) = self.nodes.get(&id) else { return };
-        if node.key.is_some() {
-            return;
-        }
-        let at = node.source;
-        let is_last = node.level + 1 == self.sources[at].levels.len();
+        let at = usize::from(node.source);
+        let is_last = usize::from(node.level) + 1 == self.sources[at].levels.len();
         let interest = if is_last { Interest::Files } else { Interest::Entries };
-        match self.watch.subscribe(&node.path, interest, Target::Node(id)) {
+        match self.watch.subscribe(&self.path(node), interest, Target::Node(id)) {
             Ok(key) => {
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.key = Some(key);
-                }
+                let before = self.nodes.get_mut(&id).and_then(|node| node.key.replace(key));
+                before.iter().for_each(|key| self.watch.unsubscribe(key));
             }
             Err(why) => self.unwatched(at, why),
         }
@@ -240,50 +247,42 @@ impl Sources {
     pub(super) fn expand(&mut self, id: u32, scan: &mut Scan<'_>) -> Result<(), Unread> {
         self.arm(id);
         let Some(node) = self.nodes.get(&id) else { return Ok(()) };
-        let (at, inode) = (node.source, node.inode);
+        let (at, depth) = (usize::from(node.source), usize::from(node.level));
+        let (inode, path) = (node.inode, self.path(node));
         let levels = Rc::clone(&self.sources[at].levels);
-        let level = &levels[node.level];
-        let is_last = node.level + 1 == levels.len();
+        let level = &levels[depth];
+        let is_last = depth + 1 == levels.len();
         let listing = match level {
-            Level::Literal(name) => Listing::of_one(&node.path, name),
-            _ => Listing::read(&node.path, |name| {
-                level.matches(name) && (!is_last || self.names.accepts(name))
-            }),
+            Level::Literal(name) => Listing::of_one(&path, name),
+            _ => Listing::read(&path, |name| level.matches(name) && (!is_last || self.names.accepts(name))),
         };
-        let listing = listing.map_err(|errno| (node.path.clone(), errno))?;
+        let listing = listing.map_err(|errno| (path, errno))?;
         if stat::inode(listing.directory()) != Ok(inode) {
             self.ask(at, scan.now); // replaced since we looked
         }
         let mut links = Vec::new();
+        let mut unread = Ok(()); // one name's trouble does not keep us from the others
         for name in listing.names() {
             let place = (id, Rc::from(name));
-            if is_last {
-                self.scan_name(&place, &listing, scan, &mut links)?;
+            let scanned = if is_last {
+                self.scan_name(&place, &listing, scan, &mut links)
             } else {
-                self.scan_child(&place, &listing, scan, &mut links)?;
-            }
+                self.scan_child(&place, &listing, scan, &mut links)
+            };
+            unread = unread.and(scanned);
         }
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let mut dead = Vec::new();
-        node.links.retain(|name, link| {
-            let alive = links.binary_search(name).is_ok();
-            if !alive {
-                dead.push(*link);
-            }
-            alive
-        });
-        let names: Vec<&[u8]> = if is_last { Vec::new() } else { listing.names().collect() };
-        let mut lost = Vec::new();
-        node.children.retain(|name, child| {
-            let alive = names.binary_search(&&**name).is_ok();
-            if !alive {
-                lost.push(*child);
-            }
-            alive
-        });
-        dead.into_iter().for_each(|link| self.drop_link(link));
-        lost.into_iter().for_each(|child| self.drop_node(child));
-        Ok(())
+        let names: Vec<&[u8]> = listing.names().filter(|_| !is_last).collect();
+        self.prune(id, &names, &links);
+        unread
+    }
+
+    /// Lets go of the directories and links of a node that a scan did not find again; both lists are sorted.
+    fn prune(&mut self, id: u32, names: &[&[u8]], links: &[Rc<[u8]>]) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let lost_links = node.links.take_lost(links);
+        let lost_nodes = node.children.take_lost(names);
+        lost_links.into_iter().for_each(|link| self.drop_link(link));
+        lost_nodes.into_iter().for_each(|child| self.drop_node(child));
     }
 
     /// Looks at an entry that can be a directory in which to go on.
@@ -298,44 +297,51 @@ impl Sources {
             self.follow_link(place);
             links.push(Rc::clone(&place.1));
         }
-        let path = || self.nodes[&place.0].path.join(super::path_of(&place.1));
         match stat::directory_behind(listing.directory(), &place.1) {
             Ok(inode) => {
                 let child = self.child(place, inode);
                 match self.expand(child, scan) {
+                    // As glob(3) has it: what may not be read does not match, and is its owner's concern.
+                    Err((_, Errno::EACCES)) => Ok(()),
                     // Gone in the meantime: its watch, or its parent's, tells what came of it.
                     Err((_, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) => {
-                        let at = self.nodes[&place.0].source;
-                        self.ask(at, scan.now);
+                        self.ask_for(place, scan.now);
                         Ok(())
                     }
                     other => other,
                 }
             }
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => {
                 self.drop_child(place);
                 Ok(())
             }
-            Err(errno) => Err((path(), errno)),
+            Err(errno) => Err((self.path(&self.nodes[&place.0]).join(super::path_of(&place.1)), errno)),
         }
     }
 
     /// The node below another one, made anew when the directory is another one.
     pub(super) fn child(&mut self, (parent, name): &Place, inode: (u64, u64)) -> u32 {
         let node = &self.nodes[parent];
-        if let Some(&child) = node.children.get(name) {
+        if let Some(child) = node.children.get(name) {
             if self.nodes.get(&child).is_some_and(|child| child.inode == inode) {
                 return child;
             }
             self.drop_node(child);
         }
         let node = &self.nodes[parent];
-        let prefix = [&*node.prefix, name, b"/"].concat();
-        let path = node.path.join(super::path_of(name));
-        let child = Node::new(node.source, node.level + 1, path, prefix.into(), inode);
-        let child = self.new_node(child);
+        let child = self.new_node(Node {
+            source: node.source,
+            level: node.level + 1,
+            parent: Some(*parent),
+            name: Rc::clone(name),
+            inode,
+            key: None,
+            children: Few::default(),
+            links: Few::default(),
+        });
         if let Some(node) = self.nodes.get_mut(parent) {
-            node.children.insert(Rc::clone(name), child);
+            node.children.remove(name);
+            node.children.insert(name, child);
         }
         child
     }
@@ -346,13 +352,6 @@ impl Sources {
         {
             self.drop_node(child);
         }
-    }
-}
-
-impl Node {
-    fn new(source: usize, level: usize, path: PathBuf, prefix: Box<[u8]>, inode: (u64, u64)) -> Self {
-        let (children, links) = Default::default();
-        Self { source, level, path, prefix, inode, key: None, children, links, missed: None }
     }
 }
 

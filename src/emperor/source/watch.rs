@@ -32,6 +32,8 @@ pub(super) enum Interest<'a> {
     Entries,
     /// A directory: one name that comes or goes.
     Name(&'a [u8]),
+    /// A directory: one name that comes or goes, or whose file is closed after writing.
+    File(&'a [u8]),
     /// A directory: only that it is itself moved or removed.
     Place,
     /// A file: its content and its attributes.
@@ -92,17 +94,17 @@ impl Event {
 
 #[derive(Debug, Default)]
 struct Watched {
-    /// Hear of every name, and of the path itself.
-    all: Vec<Target>,
-    /// Hear of the path itself.
-    own: Vec<Target>,
-    /// Hear of one name, and of the path itself.
-    names: HashMap<Box<[u8]>, Vec<Target>>,
+    /// Hear of the path itself, and of every name where the flag says so. Most often there is one.
+    whole: Vec<(Target, bool)>,
+    /// Hear of one name, and of the path itself. Seldom there are any.
+    names: Option<Box<ByName>>,
 }
+
+type ByName = HashMap<Box<[u8]>, Vec<Target>>;
 
 impl Watched {
     fn is_unused(&self) -> bool {
-        self.all.is_empty() && self.own.is_empty() && self.names.is_empty()
+        self.whole.is_empty() && self.names.is_none()
     }
 }
 
@@ -143,10 +145,12 @@ impl Watch {
         let watched = self.watched.entry(wd).or_default();
         let mut key = Key { wd, name: None, target };
         match interest {
-            Interest::Files | Interest::Entries => watched.all.push(target),
-            Interest::Place | Interest::Content => watched.own.push(target),
-            Interest::Name(name) => {
-                watched.names.entry(name.into()).or_default().push(target);
+            Interest::Files | Interest::Entries | Interest::Place | Interest::Content => {
+                watched.whole.reserve_exact(1);
+                watched.whole.push((target, matches!(interest, Interest::Files | Interest::Entries)));
+            }
+            Interest::Name(name) | Interest::File(name) => {
+                watched.names.get_or_insert_default().entry(name.into()).or_default().push(target);
                 key.name = Some(name.into());
             }
         }
@@ -156,21 +160,25 @@ impl Watch {
     /// Ends a subscription. Nothing happens when the kernel has ended it before.
     pub(super) fn unsubscribe(&mut self, key: &Key) {
         let Some(watched) = self.watched.get_mut(&key.wd) else { return };
-        let take = |targets: &mut Vec<Target>| {
-            let at = targets.iter().position(|target| *target == key.target);
-            at.map(|at| targets.swap_remove(at)).is_some()
-        };
-        match &key.name {
-            Some(name) => {
-                if let Some(targets) = watched.names.get_mut(name) {
-                    take(targets);
+        match (&key.name, &mut watched.names) {
+            (Some(name), Some(names)) => {
+                if let Some(targets) = names.get_mut(name) {
+                    if let Some(at) = targets.iter().position(|target| *target == key.target) {
+                        targets.swap_remove(at);
+                    }
                     if targets.is_empty() {
-                        watched.names.remove(name);
+                        names.remove(name);
                     }
                 }
+                if names.is_empty() {
+                    watched.names = None;
+                }
             }
-            None => {
-                let _taken = take(&mut watched.all) || take(&mut watched.own);
+            (Some(_), None) => {}
+            (None, _) => {
+                if let Some(at) = watched.whole.iter().position(|(target, _)| *target == key.target) {
+                    watched.whole.swap_remove(at);
+                }
             }
         }
         if watched.is_unused() {
@@ -210,20 +218,20 @@ impl Watch {
         }
         let Some(watched) = self.watched.get(&event.wd) else { return };
         let mask = event.mask;
-        let mut tell = |targets: &[Target], name: Option<&[u8]>| {
-            heard.events.extend(targets.iter().map(|t| (*t, Event { mask, name: name.map(Box::from) })));
+        let names = watched.names.as_deref();
+        let mut tell = |target: Target, name: Option<&[u8]>| {
+            heard.events.push((target, Event { mask, name: name.map(Box::from) }));
         };
         match event.name.map(OsStringExt::into_vec) {
             Some(name) => {
-                tell(&watched.all, Some(&name));
-                if let Some(targets) = watched.names.get(&*name) {
-                    tell(targets, Some(&name));
-                }
+                let all = watched.whole.iter().filter(|(_, all)| *all).map(|(target, _)| target);
+                let one = names.and_then(|names| names.get(&*name)).into_iter().flatten();
+                all.chain(one).for_each(|target| tell(*target, Some(&name)));
             }
             None => {
-                tell(&watched.all, None);
-                tell(&watched.own, None);
-                watched.names.values().for_each(|targets| tell(targets, None));
+                let whole = watched.whole.iter().map(|(target, _)| target);
+                let one = names.into_iter().flat_map(HashMap::values).flatten();
+                whole.chain(one).for_each(|target| tell(*target, None));
                 if mask.contains(AddWatchFlags::IN_IGNORED) {
                     self.watched.remove(&event.wd);
                 }
@@ -258,6 +266,7 @@ fn mask_of(interest: Interest<'_>) -> AddWatchFlags {
         Interest::Files => entries | content,
         Interest::Entries => entries | F::IN_ATTRIB,
         Interest::Name(_) => entries,
+        Interest::File(_) => entries | F::IN_CLOSE_WRITE,
         Interest::Place => place | F::IN_ONLYDIR,
         Interest::Content => place | content,
     }
