@@ -38,15 +38,34 @@ impl DescriptorLimit {
 /// # Errors
 /// sigprocmask(2); none in practice.
 pub fn reset_signals() -> io::Result<()> {
-    for number in 1..=64 {
-        let keep = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS];
-        if keep.contains(&number) {
-            continue;
-        }
+    for number in (1..=LAST_SIGNAL).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
         let action = if number == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: sets a disposition that runs no code of ours; EINVAL for the C library's own two signals.
-        unsafe { libc::signal(number, action) };
+        if number == libc::SIGPIPE || is_ignored(number) {
+            set_disposition(number, action)?;
+        }
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     Ok(())
+}
+
+/// The kernel's highest signal. The C library keeps 32 and 33 for itself, and its wrapper would refuse them.
+const LAST_SIGNAL: i32 = 64;
+
+/// The kernel's `struct sigaction`: handler, flags, restorer, mask.
+type KernelAction = [usize; 4];
+
+fn is_ignored(number: i32) -> bool {
+    let mut action: KernelAction = [0; 4];
+    let nothing = std::ptr::null::<KernelAction>();
+    // SAFETY: reads a disposition into a buffer as large as the kernel's struct, whose mask has 8 bytes.
+    let r = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, nothing, &raw mut action, 8) };
+    r == 0 && action[0] == libc::SIG_IGN
+}
+
+fn set_disposition(number: i32, handler: libc::sighandler_t) -> io::Result<()> {
+    let action: KernelAction = [handler, 0, 0, 0];
+    let nothing = std::ptr::null_mut::<KernelAction>();
+    // SAFETY: the handler is SIG_DFL or SIG_IGN and runs no code; the struct is the kernel's, its mask has 8 bytes.
+    let r = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, &raw const action, nothing, 8) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

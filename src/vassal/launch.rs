@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::hook::run::{self, Ran, tell};
 use super::jail::{identity, namespaces};
@@ -157,9 +157,10 @@ impl Launcher {
     }
 
     fn fail(&self, failure: Failure) -> ExitCode {
-        self.log(&failure.to_string());
-        let status = failure.step.status();
-        self.report(&LaunchReport::Failed(failure));
+        let (status, line) = (failure.step.status(), failure.to_string());
+        if !self.report(&LaunchReport::Failed(failure)) {
+            self.log(&line); // nobody else will
+        }
         ExitCode::from(status)
     }
 
@@ -167,11 +168,10 @@ impl Launcher {
         tell(&mut io::stderr(), &format!("[emperor] vassal {} {message}", self.vassal));
     }
 
-    fn report(&self, report: &LaunchReport) {
-        if let Some(link) = &self.link {
-            // An emperor that is gone learns nothing; our status still tells.
-            let _ = nix::unistd::write(link, &report.encode());
-        }
+    /// Tells the emperor; `false` if it is gone, or does not listen because this is no vassal but a hook of its own.
+    fn report(&self, report: &LaunchReport) -> bool {
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        self.link.as_ref().is_some_and(|link| send(link.as_raw_fd(), &report.encode(), flags).is_ok())
     }
 }
 

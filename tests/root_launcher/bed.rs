@@ -75,13 +75,13 @@ impl Ended {
         line.unwrap_or_else(|| panic!("no {name} in {self:#?}")).trim().replace('\t', " ")
     }
 
-    /// The step, the object and the errno of the failure, which must stand in report, log and status.
+    /// The step, the object and the errno of the failure, which must stand in report and status, and not twice.
     pub(crate) fn failure(&self) -> (Step, String, i32) {
         let Some(LaunchReport::Failed(failure)) = self.reports.last() else {
             panic!("no failure in {self:#?}")
         };
         assert_eq!(self.status, Some(failure.step.status().into()));
-        assert!(self.err.contains(&failure.to_string()), "{failure} is not in {}", self.err);
+        assert!(!self.err.contains(&failure.to_string()), "{failure} is also in {}", self.err);
         (failure.step, failure.object.clone(), failure.errno)
     }
 }

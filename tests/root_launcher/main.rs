@@ -106,7 +106,7 @@ fn root_an_owner_that_has_changed_since_the_decision_is_refused() {
     chown(dir.path().join("a.ini"), Some(UID + 1), Some(GID)).unwrap();
     let ended = launch(&plan);
     assert_eq!(ended.failure(), (Step::Owner, "a.ini".into(), 0));
-    assert!(ended.err.contains("owned by 12346:12346 now"), "{}", ended.err);
+    assert!(format!("{:?}", ended.reports).contains("owned by 12346:12346 now"), "{ended:#?}");
     assert_eq!(ended.out, "");
     chown(dir.path().join("a.ini"), Some(0), Some(0)).unwrap();
     assert_eq!(launch(&plan).failure().0, Step::Owner);

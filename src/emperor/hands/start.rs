@@ -15,6 +15,7 @@ use super::judge;
 use super::side::SideHooks;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::VassalName;
+use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
@@ -179,7 +180,7 @@ impl Hands {
         let (path, arguments) = launcher();
         let nothing = CStrings::new(Vec::new());
         let place = self.launch.places.get(usize::from(vassal.source.0));
-        self.spawner.spawn(&Program {
+        let program = Program {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &nothing,
             cwd: place.map(|place| place.c_path.as_c_str()),
@@ -188,7 +189,9 @@ impl Hands {
             kept: &self.launch.safe_fds,
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
             new_pid_namespace: plan.needs_pid_namespace(),
-        })
+        };
+        // Without root's rights, the launcher needs ours to become the tenant.
+        caps::passing_on(|| self.spawner.spawn(&program)).map_err(SpawnError::Prepare)?
     }
 
     /// Who a vassal is in tyrant mode; `None` outside of it, and for root.
