@@ -71,7 +71,6 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().and_then(|word| word.to_str()) {
         Some("vassal") => Ok(launch::main(rest)), // first: it is the emperor that waits
-        Some("engine") => Ok(crate::vassal::engine::main(rest)),
         Some("judge") => Ok(check::judge(rest)),
         Some("run" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version")
         | None => command(arguments),

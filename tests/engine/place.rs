@@ -61,7 +61,8 @@ impl Place {
     }
 }
 
-pub(crate) const ENGINE: &[&str] = &[env!("CARGO_BIN_EXE_emperor"), "engine"];
+/// As the emperor starts it: with the arguments that uWSGI would get.
+pub(crate) const ENGINE: &[&str] = &[env!("CARGO_BIN_EXE_emperor")];
 
 /// A process that does not outlive its test.
 pub(crate) struct Running(pub(crate) Child);
