@@ -19,7 +19,7 @@ fn with_a() -> World {
 
 #[test]
 fn a_new_file_is_seen_when_it_is_closed() {
-    let mut world = World::new();
+    let mut world = World::patient();
     let mut file = File::create(world.v("a.ini")).unwrap();
     file.write_all(b"[uwsgi]\n").unwrap();
     let seen = world.run(Duration::from_millis(30), |report| matches!(report, Report::Seen(..)));
@@ -107,12 +107,12 @@ fn a_change_of_permissions_is_reported_for_others_to_judge() {
 
 #[test]
 fn a_hard_link_is_seen() {
-    let mut world = World::new();
+    let mut world = World::patient();
     write(world.root.join("other"), "x");
     fs::hard_link(world.root.join("other"), world.v("a.ini")).unwrap();
     let began = Instant::now();
     world.until_seen("a.ini");
-    assert!(began.elapsed() < Duration::from_millis(90), "it waited as if it were being written");
+    assert!(began.elapsed() < Duration::from_secs(4), "it waited as if it were being written");
 }
 
 #[test]

@@ -190,11 +190,18 @@ fn a_file_that_is_being_written_counts_as_there_in_a_scan() {
 
 #[test]
 fn everything_is_scanned_anew_after_the_safety_time_and_not_before() {
-    let options = SourceOptions { rescan: Duration::from_millis(300), ..SourceOptions::default() };
+    let options = SourceOptions { rescan: Duration::from_millis(1_500), ..SourceOptions::default() };
     let mut world = World::with(stage(), &["v"], options);
     world.said.clear();
     assert!(!world.run(Duration::from_millis(100), |_| true));
     world.until_scanned();
+}
+
+#[test]
+fn without_a_safety_time_nothing_is_due_ever() {
+    let options = SourceOptions { rescan: Duration::ZERO, ..SourceOptions::default() };
+    let world = World::with(stage(), &["v"], options);
+    assert_eq!(world.sources.next_timeout(), None);
 }
 
 #[test]

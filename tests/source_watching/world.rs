@@ -31,6 +31,12 @@ impl World {
         Self::with(stage(), &["v"], SourceOptions::default())
     }
 
+    /// The same, and a file that rests while it is open is none of the test's concern.
+    pub(crate) fn patient() -> Self {
+        let options = SourceOptions { settle: PATIENCE / 2, ..SourceOptions::default() };
+        Self::with(stage(), &["v"], options)
+    }
+
     pub(crate) fn with(
         (keep, root): (tempfile::TempDir, PathBuf),
         arguments: &[&str],

@@ -28,7 +28,7 @@ pub struct SourceOptions {
     pub tyrant_nofollow: bool,
     /// A file that is not closed counts as written when it did not change for so long.
     pub settle: Duration,
-    /// Everything is looked at anew so often, in case an event went missing.
+    /// Everything is looked at anew so often, in case an event went missing; zero: never.
     pub rescan: Duration,
     /// `emperor-freq`: how often a source is looked at that cannot be watched. `None`: 3 s.
     pub scan_every: Option<Duration>,
@@ -175,7 +175,7 @@ impl Sources {
             nodes: HashMap::new(),
             links: HashMap::new(),
             last_id: 0,
-            safety: options.rescan.max(SHORTEST_POLL),
+            safety: options.rescan,
             safety_at: None,
         })
     }
@@ -235,7 +235,7 @@ impl Sources {
     pub fn on_timeout(&mut self, now: Instant, report: &mut dyn FnMut(Report)) {
         self.waited(now, report);
         if self.safety_at.is_some_and(|at| at <= now) {
-            self.safety_at = Some(now + self.safety);
+            self.safety_at = self.next_safety(now);
             (0..self.sources.len()).for_each(|at| self.ask(at, now));
         }
         let due = |at: &usize| self.sources[*at].scan_at.is_some_and(|due| due <= now);
@@ -249,7 +249,12 @@ impl Sources {
         for at in 0..self.sources.len() {
             self.scan(at, now, report);
         }
-        self.safety_at = (!self.sources.is_empty()).then_some(now + self.safety);
+        self.safety_at = self.next_safety(now);
+    }
+
+    fn next_safety(&self, now: Instant) -> Option<Instant> {
+        let wanted = !self.safety.is_zero() && !self.sources.is_empty();
+        wanted.then(|| now.checked_add(self.safety)).flatten()
     }
 
     /// Wishes for a scan of one source, and gets it when the source has rested from its last one.

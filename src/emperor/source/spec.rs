@@ -20,7 +20,8 @@ pub enum SourceError {
     },
     /// The part before `://` is nobody's.
     #[error(
-        "emperor argument {argument:?}: there is no imperial monitor {scheme:?}, only dir and glob; for a file of that name write ./ before it"
+        "emperor argument {argument:?}: there is no imperial monitor {scheme:?}, only dir and glob; \
+         for a file of that name write ./ before it"
     )]
     UnknownScheme {
         /// The argument as given.
@@ -30,7 +31,8 @@ pub enum SourceError {
     },
     /// A file that no rule takes for a vassal's.
     #[error(
-        "emperor argument {argument:?} is no directory and cannot be a vassal: its name ends in none of {known}; add its ending with emperor-extra-extension"
+        "emperor argument {argument:?} is no directory and cannot be a vassal: its name ends in none of \
+         {known}; add its ending with emperor-extra-extension"
     )]
     NotAVassal {
         /// The argument as given.
