@@ -10,7 +10,7 @@ use super::options_table::{OPTIONS, PLUGINS};
 pub struct Opt {
     /// Its name, without dashes in front.
     pub name: &'static str,
-    /// The index in [`PLUGINS`] of the plugin it belongs to.
+    /// The index in `PLUGINS` of the plugin it belongs to.
     pub plugin: u8,
     /// Whether it takes a value on the command line.
     pub argument: Argument,

@@ -26,7 +26,7 @@ const MAX_PLAN_BYTES: u64 = 16 * 1024 * 1024;
 pub struct LaunchPlan {
     /// Name of the vassal, for messages.
     pub vassal: Text,
-    /// Whether descriptor [`CONFIG_FD`](super::link::CONFIG_FD) is meant and stays open.
+    /// Whether descriptor [`CONFIG_FD`] is meant and stays open.
     pub config_pipe: bool,
     /// Further descriptors that the engine keeps under their own numbers (`safe-fd`).
     #[serde(default)]
