@@ -26,7 +26,15 @@ const ROOMS: &[Room] = &[
     Room { path: "config/door", may_import: &[], may_not_touch: DOOR },
     Room {
         path: "emperor",
-        may_import: &["vassal::plan", "vassal::hook", "vassal::link", "zerg::wire", "config", "sys"],
+        may_import: &[
+            "vassal::plan",
+            "vassal::hook",
+            "vassal::link",
+            "vassal::socket",
+            "zerg::wire",
+            "config",
+            "sys",
+        ],
         may_not_touch: &[],
     },
     Room { path: "emperor/court", may_import: &["vassal::link", "emperor::source"], may_not_touch: PURE },

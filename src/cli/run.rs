@@ -132,6 +132,7 @@ fn govern(config: &Config) -> Result<u8, Failure> {
         check_reload: settings.check_reload,
         confinement: settings.confinement,
         beside: settings.beside,
+        on_demand: settings.on_demand,
     };
     let accession = Accession {
         sources: settings.sources,

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::vassal::socket::{SocketFile, clear_the_way};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -192,52 +193,11 @@ fn unix(address: &UnixAddress, backlog: u32) -> io::Result<Socket> {
     Ok(Socket::Unix(UnixListener::from_std(socket)?))
 }
 
-/// Removes the socket file of a server that is no more. Anything else in the way stays, and is an error.
-fn clear_the_way(path: &Path) -> io::Result<()> {
-    let there = match std::fs::symlink_metadata(path) {
-        Ok(there) => there,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !there.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
-        Err(error) => Err(error),
-    }
-}
-
-/// A socket's file, removed with this value unless somebody has put another one in its place.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        let path = std::path::absolute(path)?;
-        let there = std::fs::symlink_metadata(&path)?;
-        Ok(Self { path, inode: (there.dev(), there.ino()) })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let there = std::fs::symlink_metadata(&self.path);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == self.inode) {
-            // The emperor is ending, and can do nothing about a directory that has become read-only.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
 
     fn options(address: String) -> Options {
         Options { address, backlog: 10, mode: Some(0o600), http: false, patience: Duration::from_millis(200) }

@@ -18,7 +18,7 @@ use super::hands::{Hands, Launch, Place};
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
-use super::source::{Report, SourceError, SourceOptions, Sources};
+use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
 use super::stats::{self, Itself};
 use super::superior::{Command, Superior};
 use super::systemd::Manager;
@@ -214,10 +214,19 @@ impl Reign {
         let mut reports = Vec::new();
         look(&mut self.sources, Instant::now(), &mut |report| reports.push(report));
         for report in reports {
-            if let Report::Trouble(_, trouble) = &report {
-                error!("[emperor] {trouble}");
+            match &report {
+                Report::Trouble(_, trouble) => error!("[emperor] {trouble}"),
+                Report::ScanBegan(source) => self.settle_place(*source),
+                _ => {}
             }
             self.feed(Event::Report(report));
+        }
+    }
+
+    /// A link that leads to a source's directory may lead elsewhere than before.
+    fn settle_place(&mut self, source: SourceId) {
+        if let Some(place) = self.sources.info(source).and_then(|info| Place::new(info.cwd.clone())) {
+            self.hands.set_place(source, place);
         }
     }
 
@@ -322,7 +331,8 @@ impl Reign {
 
     fn show(&self, visitor: Visitor) {
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
-        let document = stats::document(&self.itself, &sources, &self.court);
+        let document =
+            stats::document(&self.itself, &sources, &self.court, &|key| self.hands.on_demand_address(key));
         tokio::spawn(visitor.serve(document));
     }
 }

@@ -14,7 +14,7 @@ use tracing::{Level, warn};
 
 use super::court::Policy;
 use super::hands::command::{Engine, Templates};
-use super::hands::{Confinement, SideHooks, TyrantRules};
+use super::hands::{Confinement, Demand, OnDemand, SideHooks, TyrantRules};
 use super::listen;
 use super::log::Form;
 use super::process::ProcessOptions;
@@ -41,6 +41,8 @@ pub struct Settings {
     pub beside: SideHooks,
     /// The hooks that run once, before the first vassal.
     pub at_start: Vec<Hook>,
+    /// Which vassals start on demand.
+    pub on_demand: OnDemand,
     /// `emperor-wrapper`.
     pub wrapper: Option<OsString>,
     /// `binary-path`.
@@ -111,6 +113,7 @@ impl Settings {
                 stopped: read.path("vassals-stop-hook").map(Text::from),
             },
             at_start: read.hooks(["hook-emperor-start"])?,
+            on_demand: read.on_demand(),
             wrapper: read.path("emperor-wrapper"),
             binary_path: read.path("binary-path"),
             stats: read.stats(),
@@ -183,7 +186,7 @@ impl Reader<'_> {
             broodlord: limited(self.old_number("emperor-broodlord").unwrap_or(0)),
             tyrant: self.0.flag("emperor-tyrant"),
             graceful: self.0.flag("emperor-graceful-shutdown"),
-            on_demand: false,
+            on_demand: !matches!(self.on_demand().demand, Demand::Never),
         })
     }
 
@@ -246,11 +249,23 @@ impl Reader<'_> {
         }
     }
 
+    fn on_demand(&self) -> OnDemand {
+        let extension = self.path("emperor-on-demand-extension").map(Demand::Extension);
+        let directory = || self.path("emperor-on-demand-directory").map(|dir| Demand::Directory(dir.into()));
+        let command = || self.path("emperor-on-demand-exec").map(Demand::Command);
+        let demand = extension.or_else(directory).or_else(command).unwrap_or_default();
+        OnDemand { demand, backlog: self.backlog() }
+    }
+
+    fn backlog(&self) -> u32 {
+        self.old_number("listen").and_then(|number| u32::try_from(number).ok()).unwrap_or(100)
+    }
+
     fn stats(&self) -> Option<listen::Options> {
         let address = self.0.string("emperor-stats")?.value;
         Some(listen::Options {
             address: String::from_utf8_lossy(address).into_owned(),
-            backlog: self.old_number("listen").and_then(|number| u32::try_from(number).ok()).unwrap_or(100),
+            backlog: self.backlog(),
             mode: self.0.mode3("chmod-socket").map(|got| got.value),
             http: self.0.flag("stats-http"),
             patience: self.seconds("socket-timeout", 4),

@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::court::{Court, Vassal};
+use super::court::{Court, Key, Vassal};
 use super::source::SourceInfo;
 
 /// What the document says of the emperor itself.
@@ -30,9 +30,14 @@ pub struct Itself {
     pub minified: bool,
 }
 
-/// Writes the document.
+/// Writes the document. `on_demand` tells the address of a vassal's on-demand socket.
 #[must_use]
-pub fn document(itself: &Itself, sources: &[&SourceInfo], court: &Court) -> Vec<u8> {
+pub fn document<'a>(
+    itself: &'a Itself,
+    sources: &'a [&'a SourceInfo],
+    court: &'a Court,
+    on_demand: &'a dyn Fn(Key) -> &'a str,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(512 + court.len() * 448);
     let document = Document {
         version: itself.version,
@@ -43,7 +48,7 @@ pub fn document(itself: &Itself, sources: &[&SourceInfo], court: &Court) -> Vec<
         emperor: Arguments(sources),
         emperor_tyrant: itself.tyrant.into(),
         throttle_level: 0,
-        vassals: Vassals(court, sources),
+        vassals: Vassals { court, sources, on_demand },
         blacklist: Blacklist(court),
     };
     let written = if itself.minified {
@@ -80,14 +85,19 @@ impl Serialize for Arguments<'_> {
     }
 }
 
-struct Vassals<'a>(&'a Court, &'a [&'a SourceInfo]);
+struct Vassals<'a> {
+    court: &'a Court,
+    sources: &'a [&'a SourceInfo],
+    on_demand: &'a dyn Fn(Key) -> &'a str,
+}
 
 impl Serialize for Vassals<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut sequence = serializer.serialize_seq(None)?;
-        for (_, vassal) in self.0.vassals() {
-            let monitor = self.1.get(usize::from(vassal.source.0)).map_or("", |source| &source.argument);
-            sequence.serialize_element(&Row::new(vassal, monitor))?;
+        for (key, vassal) in self.court.vassals() {
+            let source = self.sources.get(usize::from(vassal.source.0));
+            let monitor = source.map_or("", |source| &source.argument);
+            sequence.serialize_element(&Row::new(vassal, monitor, (self.on_demand)(key)))?;
         }
         sequence.end()
     }
@@ -119,7 +129,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(vassal: &'a Vassal, monitor: &'a str) -> Self {
+    fn new(vassal: &'a Vassal, monitor: &'a str, on_demand: &'a str) -> Self {
         let instance = &vassal.instance;
         Self {
             id: String::from_utf8_lossy(vassal.name.as_bytes()),
@@ -137,7 +147,7 @@ impl<'a> Row<'a> {
             last_run: vassal.last_run,
             cursed: instance.cursed,
             zerg: vassal.zerg.is_some().into(),
-            on_demand: "",
+            on_demand,
             uid: vassal.identity.uid,
             gid: vassal.identity.gid,
             monitor,
@@ -249,7 +259,7 @@ mod tests {
         let source = SourceInfo { argument: "/srv".into(), cwd: "/srv".into() };
         let itself =
             Itself { version: "1", pid: 2, uid: 0, gid: 0, cwd: "/".into(), tyrant: true, minified: false };
-        let text = String::from_utf8(document(&itself, &[&source], &court)).unwrap();
+        let text = String::from_utf8(document(&itself, &[&source], &court, &|_| "")).unwrap();
         assert!(text.starts_with("{\n\t\"version\":\"1\",\n\t\"pid\":2,"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["vassals"][0]["id"], "a\"\n\u{fffd}.ini");

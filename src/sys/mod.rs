@@ -4,6 +4,7 @@ pub mod alone;
 pub mod caps;
 pub mod clock;
 pub mod fds;
+pub mod fs_identity;
 pub mod priority;
 pub mod process;
 pub mod spawn;

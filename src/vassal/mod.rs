@@ -7,6 +7,7 @@ mod jail;
 pub mod launch;
 pub mod link;
 pub mod plan;
+pub mod socket;
 mod step;
 mod text;
 mod words;

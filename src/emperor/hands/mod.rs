@@ -6,6 +6,7 @@
 pub mod command;
 pub mod judge;
 mod notices;
+mod on_demand;
 mod side;
 mod start;
 
@@ -23,7 +24,9 @@ use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::link::{Order, Reports, Word};
+use side::Errand;
 
+pub use on_demand::{Demand, OnDemand};
 pub use side::{BROKEN, SideHooks};
 pub use start::{Confinement, Launch, Place, TyrantRules};
 
@@ -35,6 +38,8 @@ struct Held {
     pidfd: Option<OwnedFd>,
     /// While its launcher speaks.
     reports: Option<Box<Reports>>,
+    /// Its on-demand socket, for as long as it is known.
+    waiting: Option<Box<on_demand::Waiting>>,
 }
 
 /// The hands.
@@ -56,6 +61,9 @@ const BATCH: usize = 256;
 /// How much of what a vassal says is read in one go. A flood is read in such pieces, in turn with the others.
 const EARFUL: usize = 4096;
 
+/// How often a dead vassal's link is read for what it has said before.
+const LAST_WORDS: u32 = 4;
+
 /// What a judge says of a changed file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
@@ -74,28 +82,34 @@ enum Token {
     Link(Key),
     /// A vassal's process.
     Process(Key),
+    /// A vassal's on-demand socket.
+    Waiting(Key),
     /// A process beside the vassals, by its place among them.
     Side(usize),
 }
 
-const PROCESS_BIT: u64 = 1 << 31;
-const SIDE_BIT: u64 = 1 << 30;
+/// Two bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
+const KIND_BITS: u64 = 0b11 << KIND_SHIFT;
+const KIND_SHIFT: u32 = 30;
 
 impl Token {
     fn to_bits(self) -> u64 {
-        match self {
-            Self::Link(key) => key.to_bits(),
-            Self::Process(key) => key.to_bits() | PROCESS_BIT,
-            Self::Side(place) => place as u64 | SIDE_BIT,
-        }
+        let (kind, bits) = match self {
+            Self::Link(key) => (0, key.to_bits()),
+            Self::Process(key) => (1, key.to_bits()),
+            Self::Waiting(key) => (2, key.to_bits()),
+            Self::Side(place) => (3, place as u64),
+        };
+        bits | kind << KIND_SHIFT
     }
 
     fn from_bits(bits: u64) -> Self {
-        let key = Key::from_bits(bits & !PROCESS_BIT);
-        match (bits & SIDE_BIT != 0, bits & PROCESS_BIT != 0) {
-            (true, _) => Self::Side(Key::from_bits(bits & !SIDE_BIT).index()),
-            (false, true) => Self::Process(key),
-            (false, false) => Self::Link(key),
+        let key = Key::from_bits(bits & !KIND_BITS);
+        match (bits & KIND_BITS) >> KIND_SHIFT {
+            0 => Self::Link(key),
+            1 => Self::Process(key),
+            2 => Self::Waiting(key),
+            _ => Self::Side(key.index()),
         }
     }
 }
@@ -149,7 +163,7 @@ impl Hands {
                 }
                 return Some(outcome);
             }
-            Action::Admit(key) => return Some(Event::Admitted(key, false)),
+            Action::Admit(key) => return self.admit(key, court),
             Action::Reload { key, changed } => return self.reload(key, changed, court),
             Action::Stop(key, order) => {
                 self.tell(key, order);
@@ -161,7 +175,8 @@ impl Hands {
                     link.is_some_and(|link| fds::unread_bytes(link.as_fd()).is_ok_and(|bytes| bytes > 0));
                 return Some(Event::Unread(key, unread));
             }
-            Action::PushConfig(_) | Action::Listen(_) => {}
+            Action::Listen(key) => self.listen_on(key),
+            Action::PushConfig(_) => {} // no source carries texts yet
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
                 if let Some(held) = self.held(key) {
@@ -190,11 +205,14 @@ impl Hands {
             match Token::from_bits(event.data()) {
                 Token::Link(key) => self.listen_to(key, court, events),
                 Token::Process(key) => self.reap(key, court, events),
-                Token::Side(place) => {
-                    if let Some((key, fine)) = self.sides.reap(place) {
-                        self.judged(key, fine, court, events);
+                Token::Waiting(key) => events.extend(self.connected(key)),
+                Token::Side(place) => match self.sides.reap(place) {
+                    Some((Errand::Judge(key), ending)) => {
+                        self.judged(key, ending != Ending::Exited(BROKEN), court, events);
                     }
-                }
+                    Some((Errand::Ask(key, answer), _)) => events.extend(self.answered(key, &answer, court)),
+                    Some((Errand::Act, _)) | None => {}
+                },
             }
         }
         count > 0
@@ -224,11 +242,23 @@ impl Hands {
             }
             return Err(error);
         }
+        let held = self.slot(key);
+        held.link = Some(link);
+        held.pidfd = Some(pidfd);
+        held.reports = reports;
+        Ok(())
+    }
+
+    /// The place of a vassal, made empty if it was another's.
+    fn slot(&mut self, key: Key) -> &mut Held {
         if self.held.len() <= key.index() {
             self.held.resize_with(key.index() + 1, Held::default);
         }
-        self.held[key.index()] = Held { key: Some(key), link: Some(link), pidfd: Some(pidfd), reports };
-        Ok(())
+        let held = &mut self.held[key.index()];
+        if held.key != Some(key) {
+            *held = Held { key: Some(key), ..Held::default() };
+        }
+        held
     }
 
     /// Reads what a vassal says. Repeated words count once: a flood costs little.
@@ -279,12 +309,13 @@ impl Hands {
                 Ending::Exited(0)
             }
         };
-        // Its last words, and the end of its link, come before its death.
-        while self.held(key).is_some_and(|held| held.link.is_some()) {
+        // Its last words, and the end of its link, come before its death; but whoever it left behind holds its end,
+        // and may go on talking.
+        for _ in 0..LAST_WORDS {
             let before = events.len();
             self.listen_to(key, court, events);
             if events.len() == before {
-                break; // somebody else, whom it left behind, holds its end
+                break;
             }
         }
         if let Some(held) = self.held(key) {

@@ -1,6 +1,7 @@
 //! Processes beside the vassals: the hooks that run as the emperor. The loop never waits for them.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,7 +13,7 @@ use super::start::OWN_PROGRAM;
 use super::{Hands, Token, Verdict, judge};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
-use crate::sys::spawn::{CStrings, Candidate, Program};
+use crate::sys::spawn::{CStrings, Candidate, Child, Program};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Exec, LaunchPlan, SideOrder, Text, VassalOrder};
@@ -34,8 +35,18 @@ struct Side {
     pid: i32,
     pidfd: OwnedFd,
     what: String,
-    /// The vassal whose changed file it looks at.
-    judged: Option<Key>,
+    errand: Errand,
+}
+
+/// What a process beside the vassals was sent for.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// To do something; only a failure is worth a line.
+    Act,
+    /// To look at the changed file of this vassal.
+    Judge(Key),
+    /// To find the address of this vassal's on-demand socket, which comes by the pipe.
+    Ask(Key, OwnedFd),
 }
 
 /// The processes that run now.
@@ -52,8 +63,8 @@ impl Sides {
         self.0.len() - 1
     }
 
-    /// Takes note of one that may have ended. If it was a judge: of which vassal's file, and whether that is fine.
-    pub(super) fn reap(&mut self, place: usize) -> Option<(Key, bool)> {
+    /// Takes note of one that may have ended: what it was sent for, and how it ended.
+    pub(super) fn reap(&mut self, place: usize) -> Option<(Errand, Ending)> {
         let side = self.0.get(place)?.as_ref()?;
         let ending = match wait::reap(side.pidfd.as_fd()) {
             Ok(None) => return None,
@@ -64,10 +75,10 @@ impl Sides {
             }
         };
         let side = self.0[place].take()?;
-        if side.judged.is_none() && ending != Ending::Exited(0) {
+        if !matches!(side.errand, Errand::Judge(_)) && ending != Ending::Exited(0) {
             warn!("[emperor] {} {ending}", side.what);
         }
-        Some((side.judged?, ending != Ending::Exited(BROKEN)))
+        Some((side.errand, ending))
     }
 
     /// Whether this process is one of them.
@@ -153,7 +164,7 @@ impl Hands {
         match self.try_beside(
             &order.plan(),
             &format!("the look at the changed file of {}", vassal.name),
-            Some(key),
+            Errand::Judge(key),
         ) {
             Ok(()) => Verdict::Later,
             Err(cause) => {
@@ -164,7 +175,7 @@ impl Hands {
     }
 
     fn run_beside(&mut self, plan: &LaunchPlan, what: &str) {
-        if let Err(cause) = self.try_beside(plan, what, None) {
+        if let Err(cause) = self.try_beside(plan, what, Errand::Act) {
             error!("[emperor] cannot run {what}: {cause}");
         }
     }
@@ -173,7 +184,7 @@ impl Hands {
         &mut self,
         plan: &LaunchPlan,
         what: &str,
-        judged: Option<Key>,
+        errand: Errand,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let plan = plan.seal()?;
         let (path, arguments) = super::start::launcher();
@@ -189,7 +200,13 @@ impl Hands {
             parent_death_signal: 0,
             new_pid_namespace: false,
         })?;
-        let place = self.sides.insert(Side { pid: child.pid, pidfd: child.pidfd, what: what.into(), judged });
+        self.send(child, what.into(), errand)?;
+        Ok(())
+    }
+
+    /// Keeps an eye on a process that was just made.
+    pub(super) fn send(&mut self, child: Child, what: String, errand: Errand) -> io::Result<()> {
+        let place = self.sides.insert(Side { pid: child.pid, pidfd: child.pidfd, what, errand });
         if let Some(Some(side)) = self.sides.0.get(place) {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Side(place).to_bits());
             self.epoll.add(&side.pidfd, event)?;

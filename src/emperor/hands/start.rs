@@ -12,9 +12,10 @@ use tracing::error;
 use super::Hands;
 use super::command::{self, Command, Engine, Environment, Subject, Templates};
 use super::judge;
+use super::on_demand::OnDemand;
 use super::side::SideHooks;
 use crate::emperor::court::{Court, Event, Key, Vassal};
-use crate::emperor::source::VassalName;
+use crate::emperor::source::{SourceId, VassalName};
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
 use crate::vassal::hook::Hook;
@@ -68,6 +69,8 @@ pub struct Launch {
     pub confinement: Confinement,
     /// What runs beside them.
     pub beside: SideHooks,
+    /// Which of them start on demand.
+    pub on_demand: OnDemand,
 }
 
 /// What happens to a vassal between the emperor's decision and its engine.
@@ -108,6 +111,13 @@ impl Confinement {
 }
 
 impl Hands {
+    /// Where the vassals of a source start from now on.
+    pub fn set_place(&mut self, source: SourceId, place: Place) {
+        if let Some(old) = self.launch.places.get_mut(usize::from(source.0)) {
+            *old = place;
+        }
+    }
+
     pub(super) fn start(&mut self, key: Key, court: &Court) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotStarted(key, false) };
         let subject = match vassal.zerg.and_then(|zerg| court.get(zerg.base)) {
@@ -123,10 +133,12 @@ impl Hands {
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
         let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
         let direct = self.launch.confinement.is_none();
+        let socket = self.on_demand_socket(key);
+        let stdin = socket.as_ref().map(AsFd::as_fd);
         let child = if direct {
-            self.start_directly(vassal, &commands, theirs.as_fd())
+            self.start_directly(vassal, &commands, theirs.as_fd(), stdin)
         } else {
-            self.start_launcher(vassal, &commands, theirs.as_fd())
+            self.start_launcher(vassal, &commands, theirs.as_fd(), stdin)
         };
         drop(theirs);
         let child = match child {
@@ -150,6 +162,7 @@ impl Hands {
         vassal: &Vassal,
         commands: &[Command],
         link: BorrowedFd<'_>,
+        stdin: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
         let launch = &self.launch;
         let special =
@@ -161,7 +174,7 @@ impl Hands {
             candidates: &candidates,
             environment: special.as_ref().unwrap_or(&self.environment),
             cwd: launch.places.get(usize::from(vassal.source.0)).map(|place| place.c_path.as_c_str()),
-            stdin: None,
+            stdin,
             passed: [Some(link), None, None],
             kept: &launch.safe_fds,
             parent_death_signal: if launch.die_together { nix::libc::SIGKILL } else { 0 },
@@ -174,6 +187,7 @@ impl Hands {
         vassal: &Vassal,
         commands: &[Command],
         link: BorrowedFd<'_>,
+        stdin: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
         let plan = self.plan(vassal, commands).map_err(SpawnError::Prepare)?;
         let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
@@ -184,7 +198,7 @@ impl Hands {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &nothing,
             cwd: place.map(|place| place.c_path.as_c_str()),
-            stdin: None,
+            stdin,
             passed: [Some(link), Some(sealed.as_fd()), None],
             kept: &self.launch.safe_fds,
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
