@@ -175,7 +175,11 @@ impl Machine {
         self
     }
 
+    /// No path at all leads nowhere, not to the directory.
     fn at(&self, path: &[u8]) -> PathBuf {
+        if path.is_empty() {
+            return PathBuf::new();
+        }
         self.directory.join(std::ffi::OsStr::from_bytes(path))
     }
 
@@ -192,9 +196,6 @@ impl Default for Machine {
 
 impl World for Machine {
     fn locate(&self, path: &[u8]) -> io::Result<Found> {
-        if path.is_empty() {
-            return Err(io::Error::from_raw_os_error(libc::ENOENT));
-        }
         let at = self.at(path);
         let resolved = fs::canonicalize(&at)?;
         let meta = fs::symlink_metadata(&at)?;

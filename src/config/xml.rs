@@ -32,6 +32,9 @@ pub(super) fn read<E>(
     let section = if root.name == "uwsgi" {
         Some(&root)
     } else {
+        if root.children.is_empty() {
+            return Ok(()); // a lone empty element of any name is an empty configuration
+        }
         root.elements().find(|node| node.name == "uwsgi" && fits(node))
     };
     let Some(section) = section else {
@@ -45,20 +48,29 @@ pub(super) fn read<E>(
         match child {
             Child::Cdata(at, text) => hand(*at, "eval", text)?,
             Child::Element(node) if !fits(node) => {}
+            Child::Element(node) if node.name == "app" => {
+                let prefix = match (node.attribute("mountpoint"), node.attribute("domain")) {
+                    (Some(mountpoint), _) => format!("{mountpoint}="),
+                    (None, Some(domain)) => format!("{domain}|="),
+                    (None, None) => String::new(),
+                };
+                // With more than one child the second must be an element, whose text counts.
+                let text = match &node.children[..] {
+                    [] => None,
+                    [_] => node.text(),
+                    [_, Child::Element(inner), ..] => inner.text(),
+                    [_, _, ..] => None,
+                };
+                if let Some(text) = text {
+                    hand(node.at, "mount", &(prefix + text))?;
+                }
+                if text.is_some() || node.children.is_empty() {
+                    hand(node.at, "app", "")?;
+                }
+            }
             Child::Element(node) if matches!(node.children.first(), Some(Child::Element(_))) => {
                 let why = format!("<{}> must not begin with an element", node.name);
                 return Err(Failed::Syntax(Some(node.at), why));
-            }
-            Child::Element(node) if node.name == "app" => {
-                if let Some(text) = node.app_text() {
-                    let prefix = match (node.attribute("mountpoint"), node.attribute("domain")) {
-                        (Some(mountpoint), _) => format!("{mountpoint}="),
-                        (None, Some(domain)) => format!("{domain}|="),
-                        (None, None) => String::new(),
-                    };
-                    hand(node.at, "mount", &(prefix + text))?;
-                }
-                hand(node.at, "app", "")?;
             }
             Child::Element(node) => hand(node.at, &node.name, node.text().unwrap_or("1"))?,
             Child::Text(..) | Child::Aside(..) => {}
@@ -100,14 +112,6 @@ impl Node {
         match self.children.first()? {
             Child::Text(text) | Child::Cdata(_, text) | Child::Aside(text) => Some(text),
             Child::Element(_) => None,
-        }
-    }
-
-    /// Of an `<app>`, an inner element right behind the first text counts instead of that text.
-    fn app_text(&self) -> Option<&str> {
-        match &self.children[..] {
-            [Child::Text(_), Child::Element(inner), ..] => inner.text().or(Some("")),
-            _ => self.text(),
         }
     }
 }
@@ -199,7 +203,10 @@ impl Builder {
                 },
                 Err(error) => return Err(error.to_string()),
             },
-            Event::CData(text) => self.add(Child::Cdata(at, text.to_string())),
+            Event::CData(text) => match self.open.last_mut().and_then(|node| node.children.last_mut()) {
+                Some(Child::Cdata(_, before)) => before.push_str(&text),
+                _ => self.add(Child::Cdata(at, text.to_string())),
+            },
             Event::Comment(text) => self.add(Child::Aside(text.to_string())),
             Event::PI(instruction) => {
                 self.add(Child::Aside(instruction.content().trim_ascii_start().to_owned()));

@@ -76,7 +76,7 @@ impl<'t> Scanner<'t> {
 
     /// The next token and its offset; after the end, the end again.
     pub(super) fn next(&mut self) -> Result<(usize, Token), Fault> {
-        while !self.ended && self.needs_more()? {
+        while self.needs_more()? && !self.ended {
             self.fetch()?;
         }
         self.taken += 1;
@@ -167,6 +167,10 @@ impl<'t> Scanner<'t> {
     }
 
     fn end(&mut self) -> Result<(), Fault> {
+        if self.mark.column != 0 {
+            self.mark.line += 1;
+            self.mark.column = 0;
+        }
         self.leave_blocks(-1);
         self.drop_candidate()?;
         self.ended = true;
@@ -180,12 +184,25 @@ impl<'t> Scanner<'t> {
         self.key_allowed = false;
         let rest = &self.text[start + 1..];
         let line = rest.split(['\n', '\r']).next().unwrap_or_default();
-        match line.split([' ', '\t']).next() {
-            Some("YAML" | "TAG") => {}
-            _ => return Err((start, "found unknown directive name")),
+        let line = line.split(" #").next().unwrap_or_default();
+        let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+        let known = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("YAML"), Some(version), None, None) => {
+                let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+                version.split_once('.').is_some_and(|(major, minor)| is_number(major) && is_number(minor))
+            }
+            (Some("TAG"), Some(handle), Some(_), None) => handle.starts_with('!'),
+            _ => false,
+        };
+        if !known {
+            return Err((start, "found an unknown or malformed directive"));
         }
         while !is_break_or_end(self.peek(0)) {
             self.advance(1);
+        }
+        // Its line end belongs to it, so no key may begin on the next line.
+        if is_break(self.peek(0)) {
+            self.take_break();
         }
         self.put(start, Token::Other)
     }
