@@ -9,6 +9,8 @@ struct Desk(tempfile::TempDir);
 impl Desk {
     fn new(files: &[(&str, &[u8])]) -> Self {
         let desk = Self(tempfile::tempdir().expect("a directory"));
+        std::fs::create_dir(desk.0.path().join("plugins")).expect("a directory");
+        std::fs::write(desk.0.path().join("plugins/python3_plugin.so"), "").expect("a file");
         for (name, text) in files {
             std::fs::write(desk.0.path().join(name), text).expect("a file");
         }
@@ -16,7 +18,10 @@ impl Desk {
     }
 
     fn check(&self, mode: Mode, arguments: &[&str], ids: (u32, u32)) -> Checked {
-        let world = Machine::new().in_directory(self.0.path()).as_ids(ids.0, ids.1);
+        let world = Machine::new()
+            .in_directory(self.0.path())
+            .as_ids(ids.0, ids.1)
+            .with_plugins_in(self.0.path().join("plugins"));
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         check(&Loader::new(&world, Limits::default()), &arguments, &[], mode)
     }

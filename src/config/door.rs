@@ -3,14 +3,16 @@
 //! This is the only file of the room that touches the file system. Nothing here waits for ever: files are opened
 //! without blocking and read up to a limit, so a fifo or a device cannot hang the reader.
 
+mod fetch;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::io::{self, Read as _};
+use std::net::ToSocketAddrs as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,6 +106,8 @@ pub trait World {
     fn started(&self) -> Duration;
     /// The largest queue a listening socket can have.
     fn somaxconn(&self) -> Option<u64>;
+    /// Where uWSGI looks for its plugins; `None` if it has none, so that all of them must be built in.
+    fn plugin_folder(&self) -> Option<PathBuf>;
 }
 
 /// The machine we run on.
@@ -116,6 +120,7 @@ pub struct Machine {
     commands: bool,
     network: bool,
     sent: Option<Vec<u8>>,
+    plugin_folder: Option<PathBuf>,
 }
 
 impl Machine {
@@ -130,6 +135,7 @@ impl Machine {
             commands: false,
             network: false,
             sent: None,
+            plugin_folder: None,
         }
     }
 
@@ -172,6 +178,13 @@ impl Machine {
     #[must_use]
     pub fn with_sent(mut self, text: Vec<u8>) -> Self {
         self.sent = Some(text);
+        self
+    }
+
+    /// Takes another folder for the plugins of uWSGI.
+    #[must_use]
+    pub fn with_plugins_in(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.plugin_folder = Some(folder.into());
         self
     }
 
@@ -252,7 +265,7 @@ impl World for Machine {
         if !self.network {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
-        fetch(url, &String::from_utf8_lossy(&self.host_name()), most)
+        fetch::fetch(url, &String::from_utf8_lossy(&self.host_name()), most)
     }
 
     fn kind(&self, path: &[u8]) -> Option<PathKind> {
@@ -377,6 +390,11 @@ impl World for Machine {
     fn somaxconn(&self) -> Option<u64> {
         fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
     }
+
+    fn plugin_folder(&self) -> Option<PathBuf> {
+        let found = || PLUGIN_FOLDERS.iter().map(PathBuf::from).find(|folder| folder.is_dir());
+        self.plugin_folder.clone().or_else(found)
+    }
 }
 
 impl Machine {
@@ -435,54 +453,5 @@ fn has_name(file: &str, name: &[u8]) -> bool {
     text.split(|b| *b == b'\n').any(|line| line.split(|b| *b == b':').next() == Some(name))
 }
 
-/// HTTP/1.0 GET, the whole exchange within [`FETCH_TIME`].
-fn fetch(url: &str, host_name: &str, most: usize) -> io::Result<Vec<u8>> {
-    let bad = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    let until = Instant::now() + FETCH_TIME;
-    let mut last = bad(format!("{host} has no address"));
-    for address in address.to_socket_addrs()? {
-        let mut stream = match TcpStream::connect_timeout(&address, left(until)?) {
-            Ok(stream) => stream,
-            Err(error) => {
-                last = error;
-                continue;
-            }
-        };
-        stream.set_write_timeout(Some(left(until)?))?;
-        let request =
-            format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: uWSGI on {host_name}\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        let mut block = [0; 16 << 10];
-        loop {
-            stream.set_read_timeout(Some(left(until)?))?;
-            let count = stream.read(&mut block)?;
-            if count == 0 {
-                break;
-            }
-            answer.extend_from_slice(&block[..count]);
-            if answer.len() > most {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {most} bytes")));
-            }
-        }
-        let end =
-            answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| bad("no HTTP answer".into()))?;
-        let status = answer.get(9..12).unwrap_or_default();
-        if !answer.starts_with(b"HTTP/") || status.first() != Some(&b'2') {
-            return Err(bad(format!("Not usable HTTP response: {}", String::from_utf8_lossy(status))));
-        }
-        return Ok(answer.split_off(end + 4));
-    }
-    Err(last)
-}
-
-fn left(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
-}
-
-/// How long a configuration may take to come over the network. The old server's limit is 4 s for each step.
-const FETCH_TIME: Duration = Duration::from_secs(10);
+/// Where distributions put the plugins of uWSGI: Debian; Fedora; Arch and Alpine.
+const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/uwsgi/plugins", "/usr/lib64/uwsgi", "/usr/lib/uwsgi"];

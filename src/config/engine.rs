@@ -73,8 +73,12 @@ pub(super) struct Engine<'w> {
 impl<'w> Engine<'w> {
     pub(super) fn new(world: &'w dyn World, limits: Limits, program: &'w str, mode: Mode) -> Self {
         let mut plugins = Plugins::core();
-        if mode == Mode::Emperor {
-            plugins.load("emperor");
+        match mode {
+            Mode::Emperor => {
+                plugins.load("emperor");
+            }
+            Mode::Uwsgi if world.plugin_folder().is_none() => plugins = Plugins::all(),
+            Mode::Uwsgi => {}
         }
         Self {
             world,

@@ -142,6 +142,16 @@ impl Plugins {
         set
     }
 
+    /// uWSGI with everything built in.
+    #[must_use]
+    pub fn all() -> Self {
+        let mut set = Self::core();
+        PLUGINS.iter().filter(|name| **name != "emperor").for_each(|name| {
+            set.load(name);
+        });
+        set
+    }
+
     /// Makes the options of a plugin known; `false` if the table has none of that name.
     pub fn load(&mut self, name: &str) -> bool {
         match PLUGINS.iter().position(|p| *p == name) {

@@ -88,14 +88,13 @@ impl Engine<'_> {
             };
             let shown = lossy(name);
             let table = options::plugin_of(&shown);
-            let built_in = matches!(table, "core" | "emperor");
             if self.mode == Mode::Uwsgi && !self.find_plugin(&shown) {
                 if needed {
                     return halt(origin, Trouble::NoPlugin(name.to_vec()));
                 }
                 continue;
             }
-            if !built_in {
+            if table != "emperor" {
                 self.plugins.load(table);
             }
             self.plugin_names.push(table.to_owned());
@@ -103,9 +102,11 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Whether uWSGI would find a plugin. One without a folder of plugins has them built in.
     fn find_plugin(&mut self, name: &str) -> bool {
+        let Some(folder) = self.world.plugin_folder() else { return true };
         let file = format!("{name}_plugin.so");
-        let folders = self.plugin_folders.iter().map(|f| lossy(f)).chain([PLUGIN_FOLDER.to_owned()]);
+        let folders = self.plugin_folders.iter().map(|f| lossy(f)).chain([folder.display().to_string()]);
         let paths: Vec<String> = if name.contains('/') {
             vec![name.to_owned()]
         } else {
@@ -152,6 +153,3 @@ impl Engine<'_> {
         self.take(key, Some(address.as_bytes()), origin.with(How::Set, origin), true)
     }
 }
-
-/// Where Debian puts the plugins of uWSGI.
-const PLUGIN_FOLDER: &str = "/usr/lib/uwsgi/plugins";

@@ -20,7 +20,9 @@ impl Checks {
             Kind::Int if values::atoi(value) < 0 => {
                 Err(format!("invalid value for option \"{name}\": must be > 0"))
             }
-            Kind::Mode3 if values::mode3(value).is_none() => Err(format!("invalid chmod value: {shown}")),
+            Kind::Mode3 if values::mode3(value).is_none() || name == "logfile-chmod" && bytes == b"1" => {
+                Err(format!("invalid chmod value: {shown}"))
+            }
             Kind::Socket => self.socket(bytes),
             Kind::SharedSocket => {
                 self.shared_sockets += 1;
@@ -46,19 +48,20 @@ impl Checks {
             Kind::Capabilities if !words(bytes, b',').any(is_capability) => {
                 Err(format!("no known capability in {name} = {shown}"))
             }
-            Kind::Route if !name.ends_with("-run") && !name.ends_with("-label") && !bytes.contains(&b' ') => {
-                Err("invalid route syntax".into())
-            }
+            Kind::Route if !name.ends_with("-label") => route(name, bytes),
             Kind::ListRegexValue | Kind::ListNameRegex if !bytes.contains(&b' ') => {
                 Err(format!("invalid {name} syntax: two words are wanted"))
             }
             Kind::User | Kind::Group if name.starts_with("immediate-") && bytes == b"0" => {
                 Err(format!("{name} 0 is refused"))
             }
-            Kind::Str if name == "pivot-root" && !bytes.contains(&b' ') => {
-                Err("invalid pivot_root syntax, new_root and put_old must be separated by a space".into())
-            }
             Kind::List if name == "hook-asap" => hook(bytes),
+            Kind::List if matches!(name, "collect-header" | "pull-header") && !bytes.contains(&b' ') => {
+                Err(format!("invalid {name} syntax, must be <header> <var>"))
+            }
+            Kind::Special if name == "safe-fd" && values::atoi(value) < 0 => {
+                Err(format!("invalid file descriptor: {shown}"))
+            }
             _ => Ok(()),
         }
     }
@@ -92,6 +95,20 @@ pub(super) fn hook(value: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("hook action not found: {}", String::from_utf8_lossy(action)))
+}
+
+/// `REGEX ACTION:ARG`, or only the action; whether there is such an action is up to plugins.
+fn route(name: &str, value: &[u8]) -> Result<(), String> {
+    let action = match split_first(value, b' ') {
+        _ if name.ends_with("-run") => value,
+        Some((_, action)) => action,
+        None => b"",
+    };
+    if action.contains(&b':') {
+        return Ok(());
+    }
+    let what = if name.contains("-if") { "route condition" } else { "route" };
+    Err(format!("invalid {what} syntax"))
 }
 
 /// Five numbers and a command.

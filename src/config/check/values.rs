@@ -2,7 +2,7 @@
 
 use super::{Findings, Severity};
 use crate::config::answers::Config;
-use crate::config::door::World;
+use crate::config::door::{PathKind, World};
 use crate::config::engine::Mode;
 use crate::config::model::{Origin, Pair, lossy};
 use crate::config::options::{HandledBy, Kind, Opt, OptionId};
@@ -11,9 +11,10 @@ use std::collections::HashMap;
 
 pub(super) fn look(config: &Config, world: &dyn World, findings: &mut Findings) {
     let mut last: HashMap<OptionId, &Pair> = HashMap::new();
+    let is_root = world.ids().0 == 0;
     for (option, pair) in config.applied() {
         let option = option.canonical();
-        one(config, option, pair, findings);
+        one(config, (world, is_root), option, pair, findings);
         if is_scalar(option)
             && let Some(before) = last.insert(option.same_as, pair)
         {
@@ -28,7 +29,13 @@ pub(super) fn look(config: &Config, world: &dyn World, findings: &mut Findings) 
 }
 
 /// One value by itself.
-fn one(config: &Config, option: &'static Opt, pair: &Pair, findings: &mut Findings) {
+fn one(
+    config: &Config,
+    (world, is_root): (&dyn World, bool),
+    option: &'static Opt,
+    pair: &Pair,
+    findings: &mut Findings,
+) {
     let Some(value) = pair.value() else { return };
     let (key, shown, origin) = (lossy(pair.key()), lossy(value), pair.origin());
     let word = value.trim_ascii();
@@ -61,20 +68,38 @@ fn one(config: &Config, option: &'static Opt, pair: &Pair, findings: &mut Findin
             let remedy = Some("write three octal digits, as 022");
             findings.add(Severity::Warning, origin, format!("invalid umask: {shown}, it becomes 0"), remedy);
         }
-        Kind::User | Kind::Group if word == b"0" => findings.add(
+        Kind::User | Kind::Group if word == b"0" && is_root => findings.add(
             severity_of(config, Severity::Fatal),
             origin,
             format!("{key} = 0 is looked up as a name, and there is none"),
             Some("write root"),
         ),
-        Kind::List if option.name.starts_with("hook-") || option.name.starts_with("after-request") => {
+        Kind::List if option.name.starts_with("hook-") => {
             if let Err(message) = validate::hook(value) {
-                findings.add(Severity::Fatal, origin, message, None);
+                let severity = match option.name {
+                    "hook-asap" | "hook-pre-jail" | "hook-in-jail" | "hook-pre-app" | "hook-post-app" => {
+                        Severity::Fatal
+                    }
+                    "hook-post-jail" | "hook-as-root" | "hook-as-user" if is_root => Severity::Fatal,
+                    _ => Severity::Warning,
+                };
+                findings.add(severity, origin, message, None);
             }
         }
+        Kind::List if matches!(option.name, "mount" | "file-write") && !value.contains(&b'=') => {
+            findings.add(Severity::Fatal, origin, format!("{key} = {shown}: there is no ="), None);
+        }
+        Kind::List if option.name == "envdir" && world.kind(value) != Some(PathKind::Directory) => {
+            findings.add(Severity::Fatal, origin, format!("{shown} is not a directory"), None);
+        }
+        Kind::Str if option.name == "pivot-root" && is_root && !value.contains(&b' ') => {
+            let message = "invalid pivot_root syntax, new_root and put_old must be separated by a space";
+            findings.add(Severity::Fatal, origin, message, None);
+        }
         Kind::Socket => socket(value, pair, findings),
-        Kind::Str if matches!(option.name, "protocol") && !PROTOCOLS.contains(&word) => {
-            findings.add(Severity::Fatal, origin, format!("unable to find protocol {shown}"), None);
+        Kind::Str if option.name == "protocol" && !PROTOCOLS.contains(&word) => {
+            let severity = if config.has("socket") { Severity::Fatal } else { Severity::Warning };
+            findings.add(severity, origin, format!("unable to find protocol {shown}"), None);
         }
         _ => {}
     }
@@ -226,19 +251,36 @@ fn together(config: &Config, world: &dyn World, findings: &mut Findings) {
             findings.add(Severity::Fatal, cheaper.origin, message, None);
         }
     }
-    if let (Some(least), Some(most)) =
-        (config.unsigned("min-worker-lifetime"), config.unsigned("max-worker-lifetime"))
-        && most.value > 0
-        && least.value >= most.value
-    {
-        let message = "min-worker-lifetime must be lower than max-worker-lifetime";
-        findings.add(Severity::Fatal, least.origin, message, None);
+    if let Some(apps) = config.int("max-apps").filter(|got| got.value == 0) {
+        findings.add(Severity::Fatal, apps.origin, "max-apps must not be 0", None);
+    }
+    if let Some(most) = config.unsigned("max-worker-lifetime") {
+        let least = config.unsigned("min-worker-lifetime").map_or(MIN_WORKER_LIFETIME, |got| got.value);
+        if most.value > 0 && least >= most.value {
+            let message = format!(
+                "max-worker-lifetime = {} must be above min-worker-lifetime, which is {least}",
+                most.value
+            );
+            findings.add(Severity::Fatal, most.origin, message, None);
+        }
+    }
+    let on = |name: &str| config.unsigned(name).filter(|got| got.value > 0);
+    if let Some(soft) = on("cheaper-rss-limit-soft").filter(|_| !config.flag("memory-report")) {
+        let message = "cheaper-rss-limit-soft needs memory-report";
+        findings.add(Severity::Fatal, soft.origin, message, None);
+    }
+    if let Some(hard) = on("cheaper-rss-limit-hard").filter(|_| on("cheaper-rss-limit-soft").is_none()) {
+        let message = "cheaper-rss-limit-hard needs cheaper-rss-limit-soft";
+        findings.add(Severity::Fatal, hard.origin, message, None);
     }
     if config.flag("need-app") && !APPLICATIONS.iter().any(|name| config.has(name)) {
         let origin = config.flag_origin("need-app").map(|got| got.origin.clone()).unwrap_or_default();
         findings.add(Severity::Note, &origin, "need-app without an application ends with status 22", None);
     }
 }
+
+/// In seconds; measured.
+const MIN_WORKER_LIFETIME: u64 = 10;
 
 /// Options that name an application.
 const APPLICATIONS: [&str; 9] =
