@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
-use crate::emperor::hands::command::{Command, Environment, Subject};
+use crate::emperor::hands::command::{Command, Engine, Environment, Subject};
 use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
 
@@ -125,7 +125,7 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     let settings = emperor.unwrap_or(&nobody);
     let vassal = settings.templates.arguments(Subject::File(name.as_bytes()));
     let words: Vec<OsString> = vassal.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
-    let checked = check::check(&loader, &words, &[], Mode::Uwsgi);
+    let mut checked = check::check(&loader, &words, &[], Mode::Uwsgi);
     if checked.config.has("emperor") {
         let checked = check::check(&loader, std::slice::from_ref(&name), &[], Mode::Emperor);
         return Ok(Seen { file: file.into(), checked, launch: None });
@@ -133,6 +133,9 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
     let engine = settings.engine(&path, &own_path);
+    if let Engine::Builtin(_) = engine {
+        checked.problems.extend(crate::vassal::engine::objection(&checked.config));
+    }
     let launch = Launch {
         commands: settings.templates.commands(&engine, &vassal, &path),
         engine: engine.to_string(),

@@ -129,3 +129,22 @@ fn root_gives_up_its_rights_before_it_binds() {
     assert_eq!(Running::start(place.command(ENGINE)).ended(), 1);
     assert_eq!(place.log(), "cannot become another user: no such user: no-such-user\n");
 }
+
+#[test]
+fn a_check_tells_what_the_engine_will_refuse() {
+    let place = Place::new();
+    place.vassal("check-static = %dwww\nwsgi-file = app.py");
+    let check = |path: &str| {
+        let mut command = std::process::Command::new(ENGINE[0]);
+        let output = command.arg("check").arg(place.at("v.ini")).env("PATH", path).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = check("/nonexistent");
+    assert!(told.contains("(the built-in engine, for static files only: no uWSGI is installed)"), "{told}");
+    assert!(
+        told.contains("`wsgi-file` needs uWSGI, the built-in engine only serves static files: apt-get"),
+        "{told}"
+    );
+    place.vassal("check-static = %dwww");
+    assert!(check("/nonexistent").ends_with("no problems\n"), "{told}");
+}

@@ -28,7 +28,8 @@ use listen::Address;
 use options::{Options, Refusal};
 use server::Ending;
 
-use crate::config::{ConfigError, Limits, Loader, Machine, Mode};
+use crate::config::check::{Problem, Severity};
+use crate::config::{Config, ConfigError, Limits, Loader, Machine, Mode};
 use crate::vassal::link::FD_VARIABLE;
 
 /// Serves one vassal to its end. `arguments` are those that uWSGI would get, behind the program's name.
@@ -44,6 +45,14 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What keeps the engine from running a vassal with this configuration, as far as the configuration tells.
+#[must_use]
+pub fn objection(config: &Config) -> Option<Problem> {
+    let refusal = Options::from_config(config).err()?;
+    let message = refusal.lasting()?;
+    Some(Problem { severity: Severity::Fatal, origin: refusal.origin, message, remedy: None })
 }
 
 fn read(arguments: &[OsString], machine: &Machine) -> Result<Options, Failure> {

@@ -11,36 +11,31 @@ use std::time::Duration;
 use super::listen::{Address, BadAddress, stdin_listens};
 use super::site::Site;
 use crate::config::options::{self, HandledBy};
-use crate::config::{Config, lossy, values};
-
-/// One option of a vassal.
-#[derive(Clone, Debug)]
-struct Setting<'a> {
-    /// Its name, without dashes and never an alias.
-    key: &'a str,
-    /// The uWSGI plugin it belongs to, or `core`.
-    plugin: &'a str,
-    value: Option<&'a [u8]>,
-    /// Where it was read: `FILE:LINE`.
-    place: String,
-}
+use crate::config::{Config, Origin, lossy, values};
 
 /// Why the engine does not run a vassal; reads `FILE:LINE: …`.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {reason}")]
 pub(super) struct Refusal {
     place: String,
+    /// The same place, but not known where something is missing.
+    pub(super) origin: Origin,
     reason: Reason,
+}
+
+impl Refusal {
+    /// The reason without its place; `None` if only the start can tell, because it is about standard input.
+    pub(super) fn lasting(&self) -> Option<String> {
+        (!matches!(self.reason, Reason::NoSocket | Reason::NotHttp)).then(|| self.reason.to_string())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Reason {
     #[error("`{what}` needs uWSGI, the built-in engine only serves static files: apt-get install {packages}")]
     NeedsUwsgi { what: String, packages: String },
-    #[error("`{key}`: {bad}")]
-    Address { key: &'static str, bad: BadAddress },
-    #[error("`{key}` wants {wanted}, not `{value}`")]
-    Value { key: String, wanted: &'static str, value: String },
+    #[error("`http-socket`: {0}")]
+    Address(BadAddress),
     #[error("no `check-static` and no `static-map`: there is nothing to serve")]
     NothingToServe,
     #[error("no `http-socket`, and standard input is not a listening socket")]
@@ -84,6 +79,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "buffer-size",
     "die-on-term",
     "enable-threads",
+    "env",
     "harakiri",
     "lazy",
     "lazy-apps",
@@ -103,6 +99,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "strict",
     "threads",
     "thunder-lock",
+    "unenv",
 ];
 
 /// The one plugin that only makes uWSGI answer as this engine does by itself.
@@ -129,62 +126,53 @@ impl Options {
             let option = options::find(pair.key()).filter(|option| !config.plugins().know(option))?;
             Some((option, pair))
         });
-        let ours = |handled_by| handled_by != HandledBy::Language;
-        let applied = config.applied().filter(|(option, _)| ours(option.canonical().handled_by));
-        let settings = foreign.chain(applied).map(|(option, pair)| Setting {
-            key: option.canonical().name,
-            plugin: option.plugin_name(),
-            value: pair.value(),
-            place: pair.origin().to_string(),
-        });
-        let file = config.pairs().iter().find_map(|pair| pair.origin().file_line());
-        let file = file.map_or_else(|| "command line".into(), |(file, _)| lossy(&file.given));
-        Self::understand(settings, &file)
-    }
-
-    /// Understands options, given in the order in which they apply. `file` is named where something is missing.
-    ///
-    /// # Errors
-    /// [`Refusal`], for the first option that stands in the way.
-    fn understand<'a>(settings: impl IntoIterator<Item = Setting<'a>>, file: &str) -> Result<Self, Refusal> {
+        let applied =
+            config.applied().filter(|(option, _)| option.canonical().handled_by != HandledBy::Language);
         let mut options = Self::default();
-        for setting in settings {
-            options.take(&setting).map_err(|reason| Refusal { place: setting.place.clone(), reason })?;
+        for (option, pair) in foreign.chain(applied) {
+            let given =
+                Given { key: option.canonical().name, plugin: option.plugin_name(), value: pair.value() };
+            let origin = pair.origin();
+            let refuse = |reason| Refusal { place: origin.to_string(), origin: origin.clone(), reason };
+            options.take(&given).map_err(refuse)?;
         }
-        options.complete().map_err(|reason| Refusal { place: file.into(), reason })
+        options.complete().map_err(|reason| {
+            let file = config.pairs().iter().find_map(|pair| pair.origin().file_line());
+            let place = file.map_or_else(|| "command line".into(), |(file, _)| lossy(&file.given));
+            Refusal { place, origin: Origin::default(), reason }
+        })
     }
 
-    fn take(&mut self, setting: &Setting<'_>) -> Result<(), Reason> {
-        let text = OsStr::from_bytes(setting.value.unwrap_or_default());
-        match setting.key {
+    fn take(&mut self, given: &Given<'_>) -> Result<(), Reason> {
+        let text = OsStr::from_bytes(given.value.unwrap_or_default());
+        match given.key {
             "http-socket" => {
-                let address = Address::parse(&text.to_string_lossy());
-                let address = address.map_err(|bad| Reason::Address { key: "http-socket", bad })?;
+                let address = Address::parse(&text.to_string_lossy()).map_err(Reason::Address)?;
                 if !self.sockets.contains(&address) {
                     self.sockets.push(address);
                 }
             }
             "check-static" => self.site.check.push(text.into()),
-            "static-map" => self.site.maps.push(mount(setting)?),
+            "static-map" => self.site.maps.extend(mount(text.as_bytes())),
             "static-index" => self.site.index.push(text.into()),
             "static-safe" => self.site.safe.push(text.into()),
             "protocol" if text == "http" => self.http = true,
-            "chmod-socket" => self.mode = Some(mode(setting)?),
-            "listen" => self.backlog = Some(setting.number()?),
+            "chmod-socket" => self.mode = values::mode3(given.value),
+            "listen" => self.backlog = u32::try_from(values::atoi(given.value)).ok(),
             "chdir" => self.chdir = Some(text.into()),
             "uid" => self.uid = Some(text.into()),
             "gid" => self.gid = Some(text.into()),
             "logto" | "logto2" | "daemonize" | "daemonize2" => self.log = Some(text.into()),
-            "disable-logging" => self.quiet = setting.truth(),
-            "vacuum" => self.vacuum = setting.truth(),
+            "disable-logging" => self.quiet = given.truth(),
+            "vacuum" => self.vacuum = given.truth(),
             "procname" | "procname-master" => self.name = CString::new(text.as_bytes()).ok(),
-            "heartbeat" => self.heartbeat = setting.seconds()?,
-            "idle" => self.idle = setting.seconds()?,
-            "die-on-idle" => self.die_on_idle = setting.truth(),
-            "reload-mercy" | "worker-reload-mercy" => self.mercy = setting.seconds()?,
-            "plugins" => plugins(&text.to_string_lossy())?,
+            "heartbeat" => self.heartbeat = given.seconds(),
+            "idle" => self.idle = given.seconds(),
+            "die-on-idle" => self.die_on_idle = given.truth(),
+            "reload-mercy" | "worker-reload-mercy" => self.mercy = given.seconds(),
+            "plugins" | "need-plugins" => plugins(&text.to_string_lossy())?,
             key if WITHOUT_EFFECT.contains(&key) => {}
-            key => return Err(needs_uwsgi(key, setting.plugin)),
+            key => return Err(needs_uwsgi(key, given.plugin)),
         }
         Ok(())
     }
@@ -206,36 +194,31 @@ impl Options {
     }
 }
 
-impl Setting<'_> {
+/// An option as it stands in a configuration.
+struct Given<'a> {
+    /// Its name, never an alias.
+    key: &'a str,
+    /// The uWSGI plugin it belongs to, or `core`.
+    plugin: &'a str,
+    value: Option<&'a [u8]>,
+}
+
+impl Given<'_> {
     fn truth(&self) -> bool {
         values::truth(self.value)
     }
 
-    fn number(&self) -> Result<u32, Reason> {
-        let text = str::from_utf8(self.value.unwrap_or(b"1")).unwrap_or_default();
-        text.trim().parse().map_err(|_| self.wants("a number"))
-    }
-
-    fn wants(&self, wanted: &'static str) -> Reason {
-        let value = lossy(self.value.unwrap_or_default());
-        Reason::Value { key: self.key.into(), wanted, value }
-    }
-
     /// 0 is none.
-    fn seconds(&self) -> Result<Option<Duration>, Reason> {
-        self.number().map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds.into())))
+    fn seconds(&self) -> Option<Duration> {
+        let seconds = u64::try_from(values::atoi(self.value)).ok().filter(|seconds| *seconds > 0);
+        seconds.map(Duration::from_secs)
     }
 }
 
-fn mode(setting: &Setting<'_>) -> Result<u32, Reason> {
-    values::mode3(setting.value).ok_or_else(|| setting.wants("three octal digits"))
-}
-
-fn mount(setting: &Setting<'_>) -> Result<(OsString, PathBuf), Reason> {
-    let value = setting.value.unwrap_or_default();
-    let at = value.iter().position(|byte| *byte == b'=');
-    let at = at.filter(|_| value.starts_with(b"/")).ok_or_else(|| setting.wants("/PATH=FOLDER"))?;
-    Ok((OsStr::from_bytes(&value[..at]).into(), OsStr::from_bytes(&value[at + 1..]).into()))
+/// Text without an `=` does not get here: the configuration is not read then.
+fn mount(value: &[u8]) -> Option<(OsString, PathBuf)> {
+    let (mount, root) = values::split_first(value, b'=')?;
+    Some((OsStr::from_bytes(mount).into(), OsStr::from_bytes(root).into()))
 }
 
 /// Each plugin may have a number for the modifier it answers to in front: `0:notfound`.
@@ -258,16 +241,16 @@ fn needs_uwsgi(what: &str, plugin: &str) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Limits, Loader, Machine, Mode};
 
-    /// Options of lines such as `listen = 5`; the plugin stands in front where it is not core: `python!module = x`.
+    /// What becomes of a file `v.ini` with these lines below the section's.
     fn understand(lines: &str) -> Result<Options, String> {
-        let settings = lines.lines().enumerate().map(|(number, line)| {
-            let (plugin, line) = line.split_once('!').unwrap_or(("core", line));
-            let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
-            let place = format!("v.ini:{}", number + 1);
-            Setting { key, plugin, value: Some(value.as_bytes()), place }
-        });
-        Options::understand(settings, "v.ini").map_err(|refusal| refusal.to_string())
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("v.ini"), format!("[uwsgi]\n{lines}")).unwrap();
+        let machine = Machine::new().in_directory(place.path());
+        let arguments = ["--ini".into(), "v.ini".into()];
+        let config = Loader::new(&machine, Limits::default()).load(&arguments, &[], Mode::Uwsgi).unwrap();
+        Options::from_config(&config).map_err(|refusal| refusal.to_string())
     }
 
     const ENOUGH: &str = "http-socket = 127.0.0.1:8080\ncheck-static = /srv\n";
@@ -294,17 +277,17 @@ mod tests {
     #[test]
     fn what_only_uwsgi_can_do_is_refused_with_its_place_and_the_packages() {
         for (line, what, packages) in [
-            ("python!wsgi-file = app.py", "wsgi-file", "uwsgi-core uwsgi-plugin-python3"),
-            ("php!php-docroot = /srv", "php-docroot", "uwsgi-core uwsgi-plugin-php"),
+            ("wsgi-file = app.py", "wsgi-file", "uwsgi-core uwsgi-plugin-python3"),
+            ("php-docroot = /srv", "php-docroot", "uwsgi-core uwsgi-plugin-php"),
             ("socket = /run/x", "socket", "uwsgi-core"),
             ("http = :80", "http", "uwsgi-core"),
-            ("cgi!cgi = /srv", "cgi", "uwsgi-core"),
+            ("cgi = /srv", "cgi", "uwsgi-core"),
             ("protocol = fastcgi", "protocol", "uwsgi-core"),
             ("plugins = notfound, python3", "plugin = python3", "uwsgi-core uwsgi-plugin-python3"),
             ("plugins = 0:psgi", "plugin = 0:psgi", "uwsgi-core uwsgi-plugin-psgi"),
         ] {
             let refusal = understand(&format!("{ENOUGH}{line}")).unwrap_err();
-            let start = format!("v.ini:3: `{what}` needs uWSGI, ");
+            let start = format!("v.ini:4: `{what}` needs uWSGI, ");
             assert!(
                 refusal.starts_with(&start) && refusal.ends_with(&format!(": apt-get install {packages}")),
                 "{refusal}"
@@ -322,11 +305,8 @@ mod tests {
             ("check-static = /srv", "v.ini: no `http-socket`, and standard input is not a listening socket"),
             (
                 "master\nhttp-socket = x:y:z",
-                "v.ini:2: `http-socket`: `x:y:z` has no port between 0 and 65535",
+                "v.ini:3: `http-socket`: `x:y:z` has no port between 0 and 65535",
             ),
-            ("chmod-socket = 0660", "v.ini:1: `chmod-socket` wants three octal digits, not `0660`"),
-            ("listen = many", "v.ini:1: `listen` wants a number, not `many`"),
-            ("static-map = /srv", "v.ini:1: `static-map` wants /PATH=FOLDER, not `/srv`"),
         ] {
             assert_eq!(understand(lines).unwrap_err(), said);
         }
