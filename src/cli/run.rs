@@ -97,6 +97,10 @@ fn govern(config: &Config) -> Result<u8, Failure> {
     };
     fds::null_stdin(&reserved).map_err(Failure::of("cannot put /dev/null in place of standard input"))?;
     let limit = raise_descriptor_limit();
+    if settings.policy.tyrant && nix::unistd::geteuid().is_root() {
+        // Root's own groups must not open to the emperor what it does in a tenant's name.
+        nix::unistd::setgroups(&[]).map_err(Failure::of("cannot give up supplementary groups"))?;
+    }
     let spawner = Spawner::new(reserved, limit).map_err(Failure::of("cannot prepare to make processes"))?;
     let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());

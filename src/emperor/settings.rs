@@ -181,7 +181,10 @@ impl Reader<'_> {
                 MAX_SECONDS,
                 30,
             )?),
-            max_starting: limited(self.new_number("emperor-max-starting", 1_000_000, crowd)?.max(1)),
+            max_starting: match self.new_number("emperor-max-starting", 1_000_000, crowd)? {
+                0 => u32::MAX,
+                number => limited(number),
+            },
             abandon_after: limited(self.new_number("emperor-abandon-after", 1_000_000, 0)?),
             broodlord: limited(self.old_number("emperor-broodlord").unwrap_or(0)),
             tyrant: self.0.flag("emperor-tyrant"),
