@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// What a path leads to.
@@ -121,6 +122,8 @@ pub struct Machine {
     network: bool,
     sent: Option<Vec<u8>>,
     plugin_folder: Option<PathBuf>,
+    /// Standard input can be read once, a configuration more often.
+    stdin: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl Machine {
@@ -136,6 +139,7 @@ impl Machine {
             network: false,
             sent: None,
             plugin_folder: None,
+            stdin: Arc::default(),
         }
     }
 
@@ -227,7 +231,11 @@ impl World for Machine {
     }
 
     fn read_stdin(&self, most: usize) -> io::Result<Vec<u8>> {
-        bounded(io::stdin().lock(), most)
+        if let Some(text) = self.stdin.get() {
+            return Ok(text.clone());
+        }
+        let text = bounded(io::stdin().lock(), most)?;
+        Ok(self.stdin.get_or_init(|| text).clone())
     }
 
     fn read_descriptor(&self, number: i32, most: usize) -> io::Result<Vec<u8>> {
