@@ -160,7 +160,8 @@ impl Machine {
     /// Takes another start directory, as a vassal has.
     #[must_use]
     pub fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.directory = self.directory.join(directory.into());
+        // As getcwd(2) would say it: without a slash at the end.
+        self.directory = self.directory.join(directory.into()).components().collect();
         self
     }
 
@@ -183,6 +184,12 @@ impl Machine {
     pub fn with_sent(mut self, text: Vec<u8>) -> Self {
         self.sent = Some(text);
         self
+    }
+
+    /// Takes a text for standard input.
+    #[must_use]
+    pub fn with_stdin(self, text: Vec<u8>) -> Self {
+        Self { stdin: Arc::new(OnceLock::from(text)), ..self }
     }
 
     /// Takes another folder for the plugins of uWSGI.
