@@ -156,6 +156,7 @@ fn a_graceful_stop_ends_running_requests_and_takes_no_new_ones() {
     let mut first = [0; 1024];
     connection.read_exact(&mut first).unwrap();
     vassal.tell(2);
+    vassal.tell(1);
     eventually("new connections are refused", || connect(&place.at("v.sock")).err());
     assert!(vassal.process.0.try_wait().unwrap().is_none());
     let mut rest = Vec::new();

@@ -147,6 +147,8 @@ impl Server {
         loop {
             match self.next().await {
                 Event::Connection(connection) => self.serve(connection),
+                // A vassal on its way out takes nothing up again.
+                Event::Order(Order::Reload) if self.deadline.is_some() => {}
                 Event::Order(Order::Reload) => self.reload(read),
                 Event::Order(Order::StopGracefully) => self.drain(),
                 Event::Order(Order::Stop) | Event::Drained => break self.end(Ending::Asked),
