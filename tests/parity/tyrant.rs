@@ -300,6 +300,5 @@ parity!(
         emperor.stop(&bed);
         format!("Uid: {}", given.field("Uid"))
     },
-    "Uid: 61414 61414 61414 61414",
-    later: "an emperor with uid and cap, whose launcher keeps the capabilities"
+    "Uid: 61414 61414 61414 61414"
 );

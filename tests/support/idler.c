@@ -1,5 +1,5 @@
 /*
- * idler.c - the smallest vassal: no C library, says nothing, waits for the end of its link or a signal.
+ * idler.c - the smallest vassal: no C library, says 1, 5 and 17, waits for the end of its link or a signal.
  * For tests with so many vassals that each page of memory counts. Linux on x86_64 and aarch64.
  */
 #if defined(__x86_64__)
@@ -8,7 +8,7 @@ static long sc(long n, long a, long b, long c) {
 	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
 	return r;
 }
-enum { READ = 0, EXIT = 60 };
+enum { READ = 0, WRITE = 1, EXIT = 60 };
 #else
 static long sc(long n, long a, long b, long c) {
 	register long x8 __asm__("x8") = n;
@@ -18,7 +18,7 @@ static long sc(long n, long a, long b, long c) {
 	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
 	return x0;
 }
-enum { READ = 63, EXIT = 93 };
+enum { READ = 63, WRITE = 64, EXIT = 93 };
 #endif
 
 static int link_number(char **env) {
@@ -34,8 +34,9 @@ static int link_number(char **env) {
 }
 
 __attribute__((used)) void begin(long *stack) {
-	char byte;
+	char byte, words[] = { 1, 5, 17 };
 	int link = link_number((char **) (stack + 1) + *stack + 1);
+	sc(WRITE, link, (long) words, 3);
 	/* byte 1 is a reload; anything else, and the end, ends it */
 	while (sc(READ, link, (long) &byte, 1) == 1 && byte == 1) continue;
 	for (;;) sc(EXIT, 0, 0, 0);

@@ -279,14 +279,15 @@ static void serve(void) {
 			if (r > 0 && (flood -= (uint64_t) r) == 0) event("flooded", "");
 		}
 		if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) {
-			unsigned char b[64];
-			ssize_t k = read(efd, b, sizeof b);
+			/* one at a time, as uWSGI: what is behind a 1 is for the next image */
+			unsigned char b;
+			ssize_t k = read(efd, &b, 1);
 			if (k <= 0) {
 				event("lost", "");
 				hang_up();
 				if (!linger) leave(1);
 			}
-			for (ssize_t i = 0; i < k; i++) told(b[i]);
+			else told(b);
 		}
 		if (p[1].revents) {
 			struct signalfd_siginfo si;
