@@ -1,6 +1,14 @@
 //! The emperor's log: one line an event on standard error, in uWSGI's form or as JSON.
+//!
+//! Once the loop turns, lines are gathered and written at the end of each turn ([`gather`], [`flush`]): a thousand
+//! vassals that are told to stop make a few writes and not a thousand. Warnings and errors are written at once,
+//! with what was gathered before.
 
-use tracing::{Event, Subscriber};
+use std::cell::RefCell;
+use std::io::{self, Write};
+
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -18,15 +26,105 @@ pub enum Form {
 }
 
 /// Directs all events of this process to standard error, from `level` on. The first call counts.
-pub fn start(form: Form, level: tracing::Level) {
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+pub fn start(form: Form, level: Level) {
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(Lines).with_ansi(false);
     // A second call, as in a test that starts two roles, changes nothing.
     let _ = match form {
         Form::Uwsgi => builder.event_format(UwsgiForm).try_init(),
         Form::Json => builder.json().flatten_event(true).with_target(false).try_init(),
     };
 }
+
+/// Begins to gather lines on this thread, which must [`flush`] before it waits for anything.
+pub fn gather() {
+    GATHERED.with_borrow_mut(|gathered| gathered.lines.get_or_insert_default().reserve(MOST));
+}
+
+/// Writes what was gathered.
+pub fn flush() {
+    GATHERED.with_borrow_mut(Gathered::write);
+}
+
+/// Writes what was gathered, and gathers no more.
+pub fn stop_gathering() {
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.write();
+        gathered.lines = None;
+    });
+}
+
+/// As many bytes are gathered at most.
+const MOST: usize = 16 * 1024;
+
+thread_local! {
+    static GATHERED: RefCell<Gathered> = const { RefCell::new(Gathered { lines: None, second: 0, stamp: String::new() }) };
+}
+
+struct Gathered {
+    lines: Option<Vec<u8>>,
+    /// The second that `stamp` shows.
+    second: u64,
+    stamp: String,
+}
+
+impl Gathered {
+    fn write(&mut self) {
+        if let Some(lines) = self.lines.as_mut().filter(|lines| !lines.is_empty()) {
+            // A log that cannot be written cannot say so.
+            let _ = io::stderr().write_all(lines);
+            lines.clear();
+        }
+    }
+
+    fn stamp(&mut self) -> &str {
+        let second = clock::epoch_seconds();
+        if self.second != second {
+            self.second = second;
+            self.stamp = clock::local_time(c"%a %b %e %H:%M:%S %Y");
+        }
+        &self.stamp
+    }
+}
+
+/// Where the lines go.
+struct Lines;
+
+/// Takes one line.
+struct Line {
+    at_once: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { at_once: true }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Line {
+        Line { at_once: *about.level() <= Level::WARN }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        GATHERED.with_borrow_mut(|gathered| {
+            let Some(lines) = &mut gathered.lines else { return io::stderr().write(line) };
+            lines.extend_from_slice(line);
+            if self.at_once || lines.len() > MOST - LONG_LINE {
+                gathered.write();
+            }
+            Ok(line.len())
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Room that is kept for one more line.
+const LONG_LINE: usize = 1024;
 
 struct UwsgiForm;
 
@@ -41,7 +139,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        write!(writer, "{} - ", clock::local_time(c"%a %b %e %H:%M:%S %Y"))?;
+        GATHERED.with_borrow_mut(|gathered| write!(writer, "{} - ", gathered.stamp()))?;
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }

@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::court::{Action, Court, Event, Now, Policy};
 use super::hands::{Hands, Launch, Place};
 use super::listen::{ListenError, Options, Server, Visitor};
+use super::log;
 use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
@@ -111,8 +112,9 @@ pub fn reign(
     runtime.block_on(async {
         let mut reign = Reign::begin(accession)?;
         begun()?;
-        reign.govern().await?;
-        Ok(())
+        let ended = reign.govern().await;
+        log::stop_gathering();
+        Ok(ended?)
     })
 }
 
@@ -152,6 +154,7 @@ impl Reign {
 
     async fn govern(&mut self) -> io::Result<()> {
         self.superior.announce();
+        log::gather();
         self.rescan();
         loop {
             let busy = self.hear_vassals();
@@ -160,6 +163,7 @@ impl Reign {
                 return Ok(());
             }
             self.tell_manager();
+            log::flush();
             let timeout = self.next_timeout();
             let Self { vassals, signals, superior, sources, server, .. } = self;
             let woken = tokio::select! {

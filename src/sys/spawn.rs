@@ -143,10 +143,8 @@ impl Spawner {
         let child = child.map_err(SpawnError::NoProcess)?;
         let Some((step, errno)) = task.failure else { return Ok(child) };
         use std::os::fd::AsFd;
-        // The child has exited: reaping it cannot block for long, and its status says nothing.
-        while matches!(super::wait::reap(child.pidfd.as_fd()), Ok(None)) {
-            std::thread::yield_now();
-        }
+        // The child is in its exit; its status says nothing, and nobody else could have reaped it.
+        let _ = super::wait::reap_ending(child.pidfd.as_fd());
         let error = io::Error::from_raw_os_error(errno);
         Err(match step {
             Step::Directory => SpawnError::Directory(error),

@@ -29,11 +29,23 @@ impl std::fmt::Display for Ending {
 /// # Errors
 /// `ECHILD` when it is not a child of ours, or was reaped before. Source: waitid(2), `P_PIDFD`, Linux 5.4.
 pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
+    wait(pidfd, libc::WNOHANG)
+}
+
+/// Waits for the end of the child behind a pidfd, which must be at hand, and reaps it.
+///
+/// # Errors
+/// As [`reap`].
+pub fn reap_ending(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    wait(pidfd, 0).map(drop)
+}
+
+fn wait(pidfd: BorrowedFd<'_>, how: libc::c_int) -> io::Result<Option<Ending>> {
     // SAFETY: all-zero bytes are a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let id = u32::try_from(pidfd.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: `info` is a valid out-pointer for the duration of the call.
-    let r = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    let r = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | how) };
     if r < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -237,9 +237,7 @@ impl Hands {
         if let Err(error) = watched {
             // A vassal that cannot be watched must not run. It has just started; its end takes no time.
             let _ = wait::signal(pidfd.as_fd(), nix::libc::SIGKILL);
-            while matches!(wait::reap(pidfd.as_fd()), Ok(None)) {
-                std::thread::yield_now();
-            }
+            let _ = wait::reap_ending(pidfd.as_fd());
             return Err(error);
         }
         let held = self.slot(key);
@@ -323,7 +321,10 @@ impl Hands {
             held.pidfd = None;
         }
         if let Some(vassal) = court.get(key) {
-            info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid);
+            match (vassal.state, ending) {
+                (State::Stopping(_), Ending::Exited(0)) => {} // as it was told
+                _ => info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid),
+            }
         }
         events.push(Event::Died(key, ending == Ending::Exited(0)));
     }
