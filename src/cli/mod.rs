@@ -72,9 +72,22 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     match arguments.first().and_then(|word| word.to_str()) {
         Some("vassal") => Ok(launch::main(rest)), // first: it is the emperor that waits
         Some("judge") => Ok(check::judge(rest)),
+        Some("rehearse") => rehearse(rest),
         Some("run" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version")
         | None => command(arguments),
         Some(_) => run::main(arguments),
+    }
+}
+
+/// Another program of ours wants to know whether this one could take its place, with these arguments.
+fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    if arguments.first().is_none_or(|word| word != "run") {
+        return run::rehearse(arguments);
+    }
+    let words = std::iter::once("emperor".into()).chain(arguments.iter().cloned());
+    match Command::try_parse_from(words).map_err(Failure::new)?.role {
+        Role::Run { arguments } => run::rehearse(&arguments),
+        _ => Ok(ExitCode::FAILURE),
     }
 }
 

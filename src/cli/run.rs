@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,13 +13,17 @@ use crate::config::{self, Config, Limits, Loader, Machine, Mode};
 use crate::emperor::hands::Launch;
 use crate::emperor::hands::command::Environment;
 use crate::emperor::log;
-use crate::emperor::process::{ProcessError, become_emperor, run_hooks};
+use crate::emperor::process::{
+    ProcessError, become_emperor, rehearse as rehearse_process, remain_emperor, run_hooks,
+};
 use crate::emperor::reign::{self, Accession};
 use crate::emperor::settings::Settings;
+use crate::emperor::source::Sources;
 use crate::emperor::stats::Itself;
-use crate::sys::fds;
+use crate::emperor::survival::{Heritage, Origin, State};
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::spawn::Spawner;
+use crate::sys::{caps, fds};
 use crate::vassal::engine;
 use crate::vassal::link::FD_VARIABLE;
 use crate::vassal::plan::Text;
@@ -29,6 +33,8 @@ use crate::vassal::plan::Text;
 /// # Errors
 /// Whatever keeps the emperor from reigning; nothing has been started then.
 pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let origin = Origin::of_this_process().map_err(Failure::of("cannot find out how this was started"))?;
+    let heritage = Heritage::claim();
     let arguments = with_directory(arguments);
     let environment: Vec<_> = std::env::vars_os().collect();
     let world = Machine::new().allow_commands(true).allow_network(true);
@@ -46,7 +52,38 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     if let Some(status) = config.exit() {
         return Ok(status.into());
     }
-    govern(&config).map(ExitCode::from)
+    govern(&config, origin, heritage).map(ExitCode::from)
+}
+
+/// Whether these arguments, and the state on standard input, are such that this program could go on with them.
+///
+/// # Errors
+/// Whatever would keep it from that.
+pub(super) fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let arguments = with_directory(arguments);
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let world = Machine::new().allow_commands(true).allow_network(true);
+    let config = Loader::new(&world, Limits::default())
+        .called("emperor")
+        .load(&arguments, &environment, Mode::Emperor)
+        .map_err(|error| {
+            say(&error.output.stdout, &error.output.log);
+            Failure::new(error)
+        })?;
+    if !config.has("emperor") || config.exit().is_some() {
+        // Nobody may be there to read it; the status remains.
+        let _ =
+            writeln!(std::io::stderr(), "emperor: the configuration does not ask for an emperor any more");
+        return Ok(ExitCode::FAILURE);
+    }
+    let settings = Settings::new(&config).map_err(Failure::new)?;
+    rehearse_process(&settings.process).map_err(Failure::new)?;
+    let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
+    Sources::open(&settings.sources, &cwd, &settings.source_options).map_err(Failure::new)?;
+    let state =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(Failure::of("cannot take the state"))?;
+    State::read(state).map_err(Failure::of("cannot go on with the state of the running emperor"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The link to the emperor that started this one, which may have been in the way of the reserved numbers.
@@ -82,7 +119,7 @@ fn without_emperor(
 }
 
 /// Becomes the emperor and reigns; gives the status to end with.
-fn govern(config: &Config) -> Result<u8, Failure> {
+fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Failure> {
     let mut moved = Vec::new();
     let reserved = fds::reserve(|from, to| moved.push((from, to)));
     let reserved = reserved.map_err(Failure::of("cannot reserve descriptors"))?;
@@ -90,13 +127,26 @@ fn govern(config: &Config) -> Result<u8, Failure> {
     let settings = Settings::new(config).map_err(Failure::new)?;
     log::start(settings.log_form, settings.log_level);
     warn_of_strange_options(config);
-    process::reset_signals().map_err(Failure::of("cannot reset signals"))?;
-    let mut standing = match become_emperor(&settings.process) {
-        Err(ProcessError::Ended(status)) => return Ok(status),
-        standing => standing.map_err(Failure::new)?,
+    let former = heritage.header.as_ref().and_then(|header| header.process.clone());
+    let mut standing = match &former {
+        // Signals are held back until the loop is there to obey them.
+        Some(former) => remain_emperor(&settings.process, &former.pid_files).map_err(Failure::new)?,
+        None => {
+            process::reset_signals().map_err(Failure::of("cannot reset signals"))?;
+            match become_emperor(&settings.process) {
+                Err(ProcessError::Ended(status)) => return Ok(status),
+                standing => standing.map_err(Failure::new)?,
+            }
+        }
     };
     fds::null_stdin(&reserved).map_err(Failure::of("cannot put /dev/null in place of standard input"))?;
-    let limit = raise_descriptor_limit();
+    let limit = match &former {
+        Some(former) => former.descriptor_limit.map(|(soft, hard)| DescriptorLimit { soft, hard }),
+        None => raise_descriptor_limit(),
+    };
+    if let Some(former) = &former {
+        caps::set_ambient(former.ambient).map_err(Failure::of("cannot reset capabilities"))?;
+    }
     if settings.policy.tyrant && nix::unistd::geteuid().is_root() {
         // Root's own groups must not open to the emperor what it does in a tenant's name.
         nix::unistd::setgroups(&[]).map_err(Failure::of("cannot give up supplementary groups"))?;
@@ -107,7 +157,8 @@ fn govern(config: &Config) -> Result<u8, Failure> {
     let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
     let engine = settings.engine(&path, &own_path);
     info!(
-        "*** starting uWSGI Emperor *** (emperor {}, pid {})",
+        "*** {} *** (emperor {}, pid {})",
+        if former.is_some() { "uWSGI Emperor goes on" } else { "starting uWSGI Emperor" },
         env!("CARGO_PKG_VERSION"),
         std::process::id()
     );
@@ -149,9 +200,18 @@ fn govern(config: &Config) -> Result<u8, Failure> {
         itself,
         first_process: std::process::id() == 1,
         superior,
+        origin,
+        descriptor_limit: limit.map(|limit| (limit.soft, limit.hard)),
+        heritage,
     };
     let at_start = settings.at_start;
-    let begun = || standing.ready().and_then(|()| run_hooks(&at_start, "emperor-start"));
+    let begun = || {
+        if former.is_none() {
+            standing.ready()?;
+            run_hooks(&at_start, "emperor-start")?;
+        }
+        Ok(standing.record())
+    };
     let ended = reign::reign(accession, begun);
     if ended.is_ok() {
         info!("The Emperor is buried.");

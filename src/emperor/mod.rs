@@ -12,4 +12,5 @@ pub mod signals;
 pub mod source;
 pub mod stats;
 pub mod superior;
+pub mod survival;
 pub mod systemd;

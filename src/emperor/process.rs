@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, chdir, chroot};
 use tracing::warn;
 
+use super::survival::PidFileRecord;
 use crate::sys::title;
 use crate::vassal::hook::run::{self, Ran, tell};
 use crate::vassal::hook::{Awaited, Hook, Who};
@@ -180,6 +181,12 @@ impl Standing {
         Ok(())
     }
 
+    /// What it takes to go on in a program that takes this one's place.
+    #[must_use]
+    pub fn record(&self) -> Vec<PidFileRecord> {
+        self.pid_files.iter().map(|(file, remove)| file.record(*remove)).collect()
+    }
+
     /// Runs `as-user-atexit` and removes the pidfiles. Failures are logged.
     pub fn leave(self) {
         for hook in &self.at_exit {
@@ -239,6 +246,51 @@ pub fn become_emperor(options: &ProcessOptions) -> Result<Standing, ProcessError
     }
     late_starter.into_iter().chain([starter]).for_each(Starter::let_go);
     Ok(standing)
+}
+
+/// Goes on as the emperor that this process was under another program: its user, log, limits and pidfiles stay as
+/// they are, and its hooks have run. What the options say of environment and directory holds anew.
+///
+/// # Errors
+/// [`ProcessError`], before anything has changed that matters to somebody else.
+pub fn remain_emperor(
+    options: &ProcessOptions,
+    pid_files: &[PidFileRecord],
+) -> Result<Standing, ProcessError> {
+    let mut standing = Standing { at_exit: options.hooks.as_user_atexit.clone(), ..Standing::default() };
+    for record in pid_files {
+        match PidFile::of_record(record) {
+            Ok(file) => standing.pid_files.push((file, record.remove)),
+            Err(error) => warn!("the pidfile {} is lost: {error}", record.path),
+        }
+    }
+    if let Some(mask) = options.umask {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+    }
+    if let Some(wanted) = options.cap.filter(|_| !options.early && Uid::effective().is_root()) {
+        let failed = |source| ProcessError::Capabilities { wanted, source };
+        crate::sys::caps::limit_to(wanted.bits()).map_err(failed)?;
+    }
+    rehearse(options)?;
+    if let Some(text) = &options.title {
+        set_title(text);
+    }
+    Ok(standing)
+}
+
+/// The part of the options that concerns this process alone: environment and directory.
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn rehearse(options: &ProcessOptions) -> Result<(), ProcessError> {
+    environment::change(&options.environment)?;
+    environment::read_dirs(&options.env_dirs)?;
+    match &options.chdir {
+        Some(path) if !options.early => {
+            chdir(path).map_err(|errno| ProcessError::Chdir { path: path.clone(), source: errno.into() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn in_jail_and_as_user(options: &ProcessOptions, standing: &mut Standing) -> Result<(), ProcessError> {

@@ -3,7 +3,10 @@
 //! One thread. Nothing in the loop waits for anything but the loop itself: whatever could take time is a
 //! process or a task of its own.
 
+mod renewal;
+
 use std::collections::VecDeque;
+use std::error::Error;
 use std::ffi::OsString;
 use std::future::{pending, ready};
 use std::io;
@@ -11,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
 use tracing::{error, info};
 
 use super::court::{Action, Court, Event, Now, Policy};
@@ -22,10 +26,12 @@ use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
 use super::stats::{self, Itself};
 use super::superior::{Command, Superior};
+use super::survival::{Heritage, Origin, PidFileRecord};
 use super::systemd::Manager;
 use crate::sys::clock;
 use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
+use renewal::Renewal;
 
 /// What a reign begins with.
 #[derive(Debug)]
@@ -50,6 +56,12 @@ pub struct Accession {
     pub first_process: bool,
     /// The link to the emperor whose vassal this one is.
     pub superior: Option<OwnedFd>,
+    /// How this process was started.
+    pub origin: Origin,
+    /// The limit of descriptors that vassals get, soft and hard, if it is not ours.
+    pub descriptor_limit: Option<(u64, u64)>,
+    /// What a former emperor has left.
+    pub heritage: Heritage,
 }
 
 /// Why a reign cannot begin.
@@ -84,6 +96,9 @@ struct Reign {
     events: Vec<Event>,
     actions: VecDeque<Action>,
     ending: Option<Instant>,
+    renewal: Renewal,
+    /// Whether there may be children that are neither vassals nor beside them.
+    strays: bool,
 }
 
 /// Signals to end that come so close together are one.
@@ -94,24 +109,25 @@ enum Woken {
     Vassal,
     Signal,
     Superior,
+    Rehearsal,
     Source,
     Visitor(Visitor),
     Time,
 }
 
 /// Reigns until told to end. `begun` runs when the sources are open and the stats served, before any vassal
-/// starts.
+/// starts; it gives the pidfiles that are held.
 ///
 /// # Errors
 /// [`ReignError`], before any vassal has started.
 pub fn reign(
     accession: Accession,
-    begun: impl FnOnce() -> Result<(), ProcessError>,
+    begun: impl FnOnce() -> Result<Vec<PidFileRecord>, ProcessError>,
 ) -> Result<(), ReignError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut reign = Reign::begin(accession)?;
-        begun()?;
+        reign.renewal.pid_files = begun()?;
         let ended = reign.govern().await;
         log::stop_gathering();
         Ok(ended?)
@@ -124,17 +140,30 @@ fn now() -> Now {
 
 impl Reign {
     fn begin(accession: Accession) -> Result<Self, ReignError> {
-        let Accession { policy, mut launch, spawner, itself, .. } = accession;
+        let renewal = Renewal::new(&accession);
+        let Accession { policy, mut launch, spawner, itself, heritage, .. } = accession;
+        let own = heritage.header.as_ref().and_then(|header| header.process.as_ref());
+        let (is_own, strays) = (own.is_some(), own.is_some_and(|process| process.strays));
         let manager = Manager::default();
         manager.initializing();
-        let signals = Signals::new(accession.first_process)?;
+        let strays = strays || accession.first_process;
+        let signals = Signals::new(strays)?;
+        // The program before this one has held back what came meanwhile.
+        SigSet::empty().thread_set_mask().map_err(io::Error::from)?;
         let sources = Sources::open(&accession.sources, &accession.cwd, &accession.source_options)?;
         launch.places = sources.infos().filter_map(|(_, info)| Place::new(info.cwd.clone())).collect();
         let hands = Hands::new(spawner, launch)?;
         let vassals = Readable::new(hands.readiness()?)?;
-        let server = accession.stats.map(Server::bind).transpose()?;
+        let server = match accession.stats.map(Server::bind).transpose() {
+            Err(error) if is_own => {
+                // The vassals are governed, seen or not.
+                error!("[emperor] {error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+                None
+            }
+            server => server?,
+        };
         let watchdog = Manager::watchdog();
-        Ok(Self {
+        let mut reign = Self {
             court: Court::new(policy),
             hands,
             sources,
@@ -149,15 +178,21 @@ impl Reign {
             events: Vec::new(),
             actions: VecDeque::new(),
             ending: None,
-        })
+            renewal,
+            strays,
+        };
+        reign.inherit(heritage);
+        Ok(reign)
     }
 
     async fn govern(&mut self) -> io::Result<()> {
         self.superior.announce();
         log::gather();
         self.rescan();
+        self.dismiss_unclaimed();
         loop {
             let busy = self.hear_vassals();
+            self.go_on_renewing();
             if self.hands.is_buried() {
                 self.manager.buried();
                 return Ok(());
@@ -165,19 +200,20 @@ impl Reign {
             self.tell_manager();
             log::flush();
             let timeout = self.next_timeout();
-            let Self { vassals, signals, superior, sources, server, .. } = self;
+            let Self { vassals, signals, superior, sources, server, renewal, .. } = self;
             let woken = tokio::select! {
                 biased;
                 result = vassals.ready(), if !busy => { result?; Woken::Vassal }
                 result = signals.ready() => { result?; Woken::Signal }
                 result = superior.ready() => { result?; Woken::Superior }
+                result = renewal.heard() => { result?; Woken::Rehearsal }
                 () = sources.hinted() => Woken::Source,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 () = until(timeout) => Woken::Time,
                 () = ready(()), if busy => Woken::Vassal,
             };
             match woken {
-                Woken::Vassal | Woken::Time => {}
+                Woken::Vassal | Woken::Rehearsal | Woken::Time => {}
                 Woken::Signal => self.obey(),
                 Woken::Superior => self.serve(),
                 Woken::Source => self.look(),
@@ -202,6 +238,10 @@ impl Reign {
     fn feed(&mut self, event: Event) {
         let mut decided = Vec::new();
         self.court.on_event(event, now(), &mut decided);
+        self.perform(decided);
+    }
+
+    fn perform(&mut self, mut decided: Vec<Action>) {
         self.actions.extend(decided.drain(..));
         while let Some(action) = self.actions.pop_front() {
             if let Some(outcome) = self.hands.perform(&action, &self.court) {
@@ -238,6 +278,13 @@ impl Reign {
         self.report(|sources, now, report| sources.rescan(now, report));
     }
 
+    /// What was taken over and belongs to no source any more.
+    fn dismiss_unclaimed(&mut self) {
+        let mut decided = Vec::new();
+        self.court.dismiss_unclaimed(now(), &mut decided);
+        self.perform(decided);
+    }
+
     fn look(&mut self) {
         self.report(|sources, now, report| sources.on_hint(now, report));
     }
@@ -264,7 +311,8 @@ impl Reign {
             .court
             .next_timeout()
             .map(|at| present + Duration::from_micros(at.saturating_sub(clock::monotonic_micros())));
-        [court, self.sources.next_timeout(), self.alive_at].into_iter().flatten().min()
+        let others = [self.sources.next_timeout(), self.alive_at, self.renewal.next_timeout()];
+        others.into_iter().chain([court]).flatten().min()
     }
 
     fn tell_manager(&mut self) {
@@ -288,9 +336,14 @@ impl Reign {
                 Wish::List => self.list(),
                 Wish::ClearBlacklist => self.feed(Event::ClearBlacklist),
                 Wish::Rescan => self.rescan(),
-                Wish::Reap => while !self.hands.reap_orphans(&self.court) && self.hear_vassals() {},
+                Wish::Upgrade => self.upgrade(),
+                Wish::Reap => self.reap_orphans(),
             }
         }
+    }
+
+    fn reap_orphans(&mut self) {
+        while !self.hands.reap_orphans(&self.court, self.renewal.pid()) && self.hear_vassals() {}
     }
 
     fn serve(&mut self) {

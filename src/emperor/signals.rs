@@ -1,13 +1,14 @@
 //! The signals that the emperor obeys, each with its sender.
 //!
 //! A handler only notes the signal and wakes the loop; everything is done there. Source of the meanings:
-//! measured behaviour of uWSGI 2.0.21.
+//! measured behaviour of uWSGI 2.0.21, but for SIGUSR2, which is ours.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 
@@ -22,6 +23,8 @@ pub enum Wish {
     Reload,
     /// SIGUSR1: list the vassals in the log.
     List,
+    /// SIGUSR2: let the program's file as it is now take this one's place.
+    Upgrade,
     /// SIGURG: clear the blacklist.
     ClearBlacklist,
     /// SIGWINCH: look at all sources now.
@@ -48,12 +51,13 @@ pub struct Signals {
     readable: Readable,
 }
 
-const WISHES: [(i32, Wish, &str); 8] = [
+const WISHES: [(i32, Wish, &str); 9] = [
     (libc::SIGTERM, Wish::Shutdown, "SIGTERM"),
     (libc::SIGINT, Wish::Shutdown, "SIGINT"),
     (libc::SIGQUIT, Wish::Shutdown, "SIGQUIT"),
     (libc::SIGHUP, Wish::Reload, "SIGHUP"),
     (libc::SIGUSR1, Wish::List, "SIGUSR1"),
+    (libc::SIGUSR2, Wish::Upgrade, "SIGUSR2"),
     (libc::SIGURG, Wish::ClearBlacklist, "SIGURG"),
     (libc::SIGWINCH, Wish::Rescan, "SIGWINCH"),
     (libc::SIGCHLD, Wish::Reap, "SIGCHLD"),
@@ -79,6 +83,13 @@ impl Signals {
     /// The runtime is shutting down.
     pub async fn ready(&self) -> io::Result<()> {
         self.readable.ready().await
+    }
+
+    /// Whether some have come and are not taken yet.
+    #[must_use]
+    pub fn are_waiting(&self) -> bool {
+        let mut there = [PollFd::new(self.readable.fd(), PollFlags::POLLIN)];
+        poll(&mut there, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// The signals that have come since.

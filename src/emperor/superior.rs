@@ -1,7 +1,7 @@
 //! The emperor above this one, when this emperor is itself a vassal.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -33,6 +33,12 @@ impl Superior {
     /// The descriptor cannot be watched.
     pub fn new(link: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self { link: link.map(Readable::new).transpose()? })
+    }
+
+    /// The number of the link, for a program that takes this one's place.
+    #[must_use]
+    pub fn number(&self) -> Option<RawFd> {
+        self.link.as_ref().map(|link| link.fd().as_raw_fd())
     }
 
     /// Announces this emperor.

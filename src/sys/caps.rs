@@ -72,6 +72,23 @@ pub fn passing_on<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     Ok(result)
 }
 
+/// The capabilities that whatever this process executes keeps.
+///
+/// # Errors
+/// None in practice.
+pub fn ambient() -> io::Result<u64> {
+    let set = caps::read(None, CapSet::Ambient).map_err(as_io)?;
+    Ok(set.into_iter().map(|capability| capability.bitmask()).sum())
+}
+
+/// Makes the ambient set exactly `bits`.
+///
+/// # Errors
+/// `EPERM` for a capability that is not both permitted and inheritable.
+pub fn set_ambient(bits: u64) -> io::Result<()> {
+    caps::set(None, CapSet::Ambient, &to_set(bits)).map_err(as_io)
+}
+
 fn to_set(bits: u64) -> CapsHashSet {
     caps::all().into_iter().filter(|capability| bits & capability.bitmask() != 0).collect()
 }

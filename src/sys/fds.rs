@@ -101,9 +101,29 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     if number < FIRST_SLOT || !is_open(number) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    cloexec(number)?;
+    pass_on(number, false)?;
     // SAFETY: the descriptor is open; it was passed to this process by number, once, for its own use.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The same for one that may have a number to be reserved: it gets another, and the old one is free.
+///
+/// # Errors
+/// As [`adopt`], or no more descriptors.
+pub fn adopt_elsewhere(number: RawFd) -> io::Result<OwnedFd> {
+    let there = adopt(number)?;
+    dup_above(there.as_fd(), FIRST_SLOT + RawFd::try_from(SLOTS).unwrap_or(RawFd::MAX))
+}
+
+/// Decides whether a program that takes this process's place finds a descriptor open, under the same number.
+///
+/// # Errors
+/// `EBADF` when nothing is open there.
+pub fn pass_on(number: RawFd, yes: bool) -> io::Result<()> {
+    let flags = if yes { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: sets one flag of a number, and fails where nothing is open.
+    let r = unsafe { libc::fcntl(number, libc::F_SETFD, flags) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether a descriptor with this number is open.
@@ -111,12 +131,6 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
 pub fn is_open(number: RawFd) -> bool {
     // SAFETY: reads the flags of a number; EBADF when it is not open.
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
-}
-
-fn cloexec(number: RawFd) -> io::Result<()> {
-    // SAFETY: sets one flag of an open descriptor.
-    let r = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn dup_above(fd: BorrowedFd<'_>, first: RawFd) -> io::Result<OwnedFd> {

@@ -228,6 +228,7 @@ impl Task<'_> {
                 libc::SIGQUIT,
                 libc::SIGTERM,
                 libc::SIGUSR1,
+                libc::SIGUSR2,
                 libc::SIGURG,
                 libc::SIGWINCH,
                 libc::SIGCHLD,

@@ -1,4 +1,4 @@
-//! The end of a child, read through its pidfd.
+//! The end of a process, read through its pidfd: that of a child, and of one that has lost its parent to us.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,6 +10,8 @@ pub enum Ending {
     Exited(u8),
     /// A signal with this number killed it.
     Killed(u8),
+    /// It is no child of ours, and the kernel does not tell us.
+    Unknown,
 }
 
 impl std::fmt::Display for Ending {
@@ -20,14 +22,16 @@ impl std::fmt::Display for Ending {
                 Ok(signal) => write!(f, "killed by {signal}"),
                 Err(_) => write!(f, "killed by signal {number}"),
             },
+            Self::Unknown => f.write_str("ended, and only its parent was told how"),
         }
     }
 }
 
-/// Reaps the child behind a pidfd; `None` while it lives.
+/// Reaps the child behind a pidfd; `None` while it lives. One that is not a child of ours is looked at only: somebody
+/// else reaps it.
 ///
 /// # Errors
-/// `ECHILD` when it is not a child of ours, or was reaped before. Source: waitid(2), `P_PIDFD`, Linux 5.4.
+/// `EBADF`; no other in practice. Source: waitid(2), `P_PIDFD`, Linux 5.4.
 pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
     wait(pidfd, libc::WNOHANG)
 }
@@ -47,7 +51,8 @@ fn wait(pidfd: BorrowedFd<'_>, how: libc::c_int) -> io::Result<Option<Ending>> {
     // SAFETY: `info` is a valid out-pointer for the duration of the call.
     let r = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | how) };
     if r < 0 {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ECHILD) { look(pidfd) } else { Err(error) };
     }
     // SAFETY: waitid filled the child fields, or left them zero when nothing has ended.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
@@ -56,6 +61,58 @@ fn wait(pidfd: BorrowedFd<'_>, how: libc::c_int) -> io::Result<Option<Ending>> {
     }
     let number = u8::try_from(status & 0xff).unwrap_or(u8::MAX);
     Ok(Some(if info.si_code == libc::CLD_EXITED { Ending::Exited(number) } else { Ending::Killed(number) }))
+}
+
+/// How a process that is not our child has ended; `None` while it lives.
+fn look(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
+    let mut ready = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry; returns at once.
+    let r = unsafe { libc::poll(&raw mut ready, 1, 0) };
+    match r {
+        0 => Ok(None),
+        1.. => Ok(Some(exit_of(pidfd))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The first version of `struct pidfd_info` of `linux/pidfd.h`.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    /// Process, thread group and parent, then four pairs of user and group.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_GET_INFO`: `_IOWR(0xff, 11, struct pidfd_info)`.
+const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+/// `PIDFD_INFO_EXIT`: how it ended, once somebody has reaped it. Linux 6.15.
+const INFO_EXIT: u64 = 1 << 3;
+
+fn exit_of(pidfd: BorrowedFd<'_>) -> Ending {
+    let mut info = PidfdInfo { mask: INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the size in the request is that of the struct, which outlives the call.
+    let r = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    if r < 0 || info.mask & INFO_EXIT == 0 {
+        return Ending::Unknown;
+    }
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match info.exit_code & 0x7f {
+        0 => Ending::Exited(byte(info.exit_code >> 8)),
+        signal => Ending::Killed(byte(signal)),
+    }
+}
+
+/// The process that a descriptor stands for; `None` if it is no pidfd, or its process is gone for good.
+///
+/// # Errors
+/// `/proc` is not there. Source: proc(5), `/proc/PID/fdinfo`, Linux 5.2.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    Ok(pid.filter(|pid| *pid > 0))
 }
 
 /// Sends a signal to the process behind a pidfd: never to one that has taken over its number.
@@ -87,4 +144,42 @@ pub fn reap_pid(pid: i32) {
     // A child that is not ours any more has been reaped by somebody; there is nothing to do about it.
     let _ =
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_end_of_somebody_elses_child_is_seen_and_how_it_ended_where_the_kernel_tells() {
+        for (end, ending) in [("exit 7", Ending::Exited(7)), ("kill -9 $$", Ending::Killed(9))] {
+            let (theirs, ours) = std::io::pipe().unwrap();
+            let script = format!("exec 3<&0; sh -c 'read line; {end}' <&3 & echo $!; wait $!");
+            let mut parent = Command::new("sh");
+            parent.args(["-c", &script]).stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut parent = parent.spawn().unwrap();
+            let mut output = BufReader::new(parent.stdout.take().unwrap());
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            let pid: i32 = line.trim().parse().unwrap();
+            // SAFETY: two integers; the result is a fresh descriptor, or negative.
+            let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+            let number = i32::try_from(pidfd).unwrap();
+            assert!(number >= 0, "{}", io::Error::last_os_error());
+            // SAFETY: the kernel has just given us this number.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
+            assert_eq!(reap(pidfd.as_fd()).unwrap(), None);
+            assert_eq!(pid_of(pidfd.as_fd()).unwrap(), Some(pid));
+            drop(ours);
+            output.read_to_end(&mut Vec::new()).unwrap();
+            parent.wait().unwrap();
+            let seen = reap(pidfd.as_fd()).unwrap();
+            assert!(seen == Some(ending) || seen == Some(Ending::Unknown), "{seen:?}");
+            assert_eq!(pid_of(pidfd.as_fd()).unwrap(), None);
+        }
+        assert_eq!(size_of::<PidfdInfo>(), 64);
+    }
 }

@@ -149,7 +149,7 @@ impl LaunchReport {
 /// assert_eq!(reports.feed(&[0xf0, 0]), (vec![], &[][..]));
 /// assert_eq!(reports.feed(&[0, 1, 5]), (vec![LaunchReport::Launched], &[1, 5][..]));
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Reports {
     pending: Vec<u8>,
     launched: bool,

@@ -15,6 +15,9 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
     listen, setsockopt, socket, sockopt,
 };
+use serde::{Deserialize, Serialize};
+
+use super::plan::Text;
 
 /// Where to listen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -177,6 +180,25 @@ impl SocketFile {
         let there = fs::symlink_metadata(&path)?;
         Ok(Self { path, inode: (there.dev(), there.ino()) })
     }
+
+    /// What it takes to go on with it in a program that takes this one's place.
+    #[must_use]
+    pub fn record(&self) -> FileRecord {
+        FileRecord { path: Text::from(self.path.as_os_str()), inode: self.inode }
+    }
+
+    /// Goes on with it.
+    #[must_use]
+    pub fn of_record(record: &FileRecord) -> Self {
+        Self { path: record.path.as_path().to_owned(), inode: record.inode }
+    }
+}
+
+/// A socket's file, as data.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FileRecord {
+    path: Text,
+    inode: (u64, u64),
 }
 
 impl Drop for SocketFile {

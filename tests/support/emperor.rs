@@ -46,6 +46,7 @@ pub(crate) struct Builder {
     usher: Vec<String>,
     before: Vec<OsString>,
     cwd: PathBuf,
+    program: Option<PathBuf>,
 }
 
 impl Builder {
@@ -59,7 +60,16 @@ impl Builder {
         let mut env: Vec<_> = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
         env.push(("WITNESS_DIR".into(), bed.root().into()));
         let cwd = bed.root().to_path_buf();
-        Self { root: cwd.clone(), kind, args: Vec::new(), env, usher: Vec::new(), before: Vec::new(), cwd }
+        Self {
+            root: cwd.clone(),
+            kind,
+            args: Vec::new(),
+            env,
+            usher: Vec::new(),
+            before: Vec::new(),
+            cwd,
+            program: None,
+        }
     }
 
     /// An emperor on `v/` whose vassals are witnesses, which looks every second where it has to look.
@@ -126,6 +136,12 @@ impl Builder {
         self
     }
 
+    /// Another file of the same program.
+    pub(crate) fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = Some(program.into());
+        self
+    }
+
     /// The directory the emperor starts in; the bed's own otherwise.
     pub(crate) fn cwd(mut self, cwd: impl Into<PathBuf>) -> Self {
         self.cwd = cwd.into();
@@ -134,7 +150,8 @@ impl Builder {
 
     /// Starts it. Its output goes to `emperor.log`, behind that of an earlier one.
     pub(crate) fn start(self) -> Emperor {
-        let program = self.kind.program().expect("an emperor that is installed: ask `Kind::program` first");
+        let program = self.program.or_else(|| self.kind.program());
+        let program = program.expect("an emperor that is installed: ask `Kind::program` first");
         let path = self.root.join("emperor.log");
         let output = File::options().create(true).append(true).open(&path).expect("the emperor's log");
         let begin = output.metadata().expect("its size").len();

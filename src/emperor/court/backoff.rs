@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Now, Policy, micros};
 
 /// A blacklist entry. Source: measured behaviour of uWSGI 2.0.21, `docs/migration.md` for what differs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Backoff {
     /// The pause after the last failure, microseconds.
     pub level_micros: u64,

@@ -5,6 +5,7 @@
 //! order and feed back what came of them. All timers are data: [`Court::next_timeout`] says when to send the
 //! next [`Event::Tick`]. The states of one vassal and their transitions are drawn in `docs/design/court.md`.
 
+mod adopt;
 mod backoff;
 mod crowd;
 mod ends;
@@ -20,6 +21,7 @@ mod timers;
 mod vassal;
 mod zergs;
 
+pub use adopt::{Adoption, Record, ZergRecord};
 pub use backoff::Backoff;
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};

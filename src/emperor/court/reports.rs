@@ -188,7 +188,7 @@ impl Court {
     }
 
     /// The file of a vassal is no more.
-    fn lose(&mut self, key: Key, now: Now) {
+    pub(super) fn lose(&mut self, key: Key, now: Now) {
         let elsewhere = self.vassals[key].elsewhere;
         self.dismiss_zergs(key, now);
         self.stop(key, Then::Forget, now);

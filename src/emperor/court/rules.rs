@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A vassal that says nothing counts as starting for so long.
 const STARTING_HOLD: Duration = Duration::from_millis(500);
 /// The shortest silence that counts as a missed heartbeat: uWSGI counts whole seconds.
-const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
+pub(super) const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl Court {
     pub(super) fn admitted(&mut self, key: Key, on_demand: bool, now: Now) {

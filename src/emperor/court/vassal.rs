@@ -1,6 +1,7 @@
 //! What the court knows of one vassal.
 
 use super::{Backoff, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One vassal: a name, the file it stands for, and what its process is doing.
@@ -49,7 +50,8 @@ pub struct Vassal {
 }
 
 /// One life of a vassal's process.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Instance {
     /// It has said that it is configured (byte 1). Until the next reload.
     pub ready: bool,
@@ -114,7 +116,7 @@ impl Instance {
 }
 
 /// The states of a vassal.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum State {
     /// The hands look whether it has an on-demand socket.
     Admitting,
@@ -135,7 +137,7 @@ pub enum State {
 }
 
 /// What follows when a vassal has stopped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Then {
     /// It is struck off.
     Forget,
@@ -148,7 +150,7 @@ pub enum Then {
 }
 
 /// Why a vassal rests.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Rest {
     /// It asked to be stopped when it was idle.
     Idle,

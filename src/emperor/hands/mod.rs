@@ -3,6 +3,7 @@
 //! Caller: the emperor's main loop. Nothing here waits: every wait is a descriptor in one epoll, which the
 //! loop watches as a whole. A running vassal costs two descriptors, its link and its pidfd.
 
+mod adopt;
 pub mod command;
 pub mod judge;
 mod notices;
@@ -26,6 +27,7 @@ use crate::sys::wait::{self, Ending};
 use crate::vassal::link::{Order, Reports, Word};
 use side::Errand;
 
+pub use adopt::{Belongings, Holdings};
 pub use on_demand::{Demand, OnDemand};
 pub use side::{BROKEN, SideHooks};
 pub use start::{Confinement, Launch, Place, TyrantRules};
@@ -329,12 +331,15 @@ impl Hands {
         events.push(Event::Died(key, ending == Ending::Exited(0)));
     }
 
-    /// Reaps processes that were left to us as the first of a container; ours are left to [`Self::collect`].
+    /// Reaps processes that were left to us as the first of a container; ours are left to [`Self::collect`],
+    /// and `other` to whoever has started it.
     ///
     /// `false` if one of ours is in the way: collect first, then ask again.
-    pub fn reap_orphans(&mut self, court: &Court) -> bool {
+    pub fn reap_orphans(&mut self, court: &Court, other: Option<i32>) -> bool {
         while let Some(pid) = wait::peek_ended() {
-            let ours = self.sides.has(pid) || court.vassals().any(|(_, vassal)| vassal.pid == pid);
+            let ours = self.sides.has(pid)
+                || other == Some(pid)
+                || court.vassals().any(|(_, vassal)| vassal.pid == pid);
             if ours {
                 return false;
             }

@@ -6,7 +6,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::VassalName;
 use crate::sys::fs_identity::acting_as;
 use crate::sys::spawn::{Candidate, Program};
-use crate::vassal::socket::{Address, Listener};
+use crate::vassal::socket::{Address, FileRecord, Listener, SocketFile};
 
 /// Where the address of a vassal's socket comes from. Only the first that is set counts.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,14 @@ pub(super) struct Waiting {
     listener: Listener,
     address: String,
     watched: bool,
+}
+
+impl Waiting {
+    /// What is held: the socket, its address as it was given, its file.
+    pub(super) fn parts(&self) -> (BorrowedFd<'_>, &str, Option<FileRecord>) {
+        let file = self.listener.file.as_ref().map(SocketFile::record);
+        (self.listener.socket.as_fd(), &self.address, file)
+    }
 }
 
 /// Mode of a socket's file. Source: uWSGI 2.0.21, which takes no other.
@@ -109,6 +117,12 @@ impl Hands {
             Ok(_) if line.is_empty() => Event::Admitted(key, false),
             Ok(_) => self.bind(key, vassal, line, &directory, None),
         })
+    }
+
+    /// Holds from now on the socket that somebody else has held.
+    pub(super) fn wait_on(&mut self, key: Key, socket: OwnedFd, address: String, file: Option<&FileRecord>) {
+        let listener = Listener { socket, file: file.map(SocketFile::of_record) };
+        self.slot(key).waiting = Some(Box::new(Waiting { listener, address, watched: false }));
     }
 
     /// Watches a socket for its next connection.

@@ -81,6 +81,11 @@ impl Sides {
         Some((side.errand, ending))
     }
 
+    /// Whether none runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
     /// Whether this process is one of them.
     pub(super) fn has(&self, pid: i32) -> bool {
         self.0.iter().flatten().any(|side| side.pid == pid)

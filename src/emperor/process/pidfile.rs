@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::emperor::survival::PidFileRecord;
+use crate::sys::fds;
+use crate::vassal::plan::Text;
 
 /// Mode of a fresh pidfile, less the umask: who may write it decides which process a script kills.
 const MODE: u32 = 0o644;
@@ -72,6 +76,25 @@ impl PidFile {
             // A number that may become another process's must not stay.
             let _ = self.file.set_len(0);
         }
+    }
+
+    /// What it takes to go on holding it in a program that takes this one's place.
+    #[must_use]
+    pub fn record(&self, remove: bool) -> PidFileRecord {
+        let path = Text::from(self.path.as_os_str());
+        PidFileRecord { path, directory: self.directory.as_raw_fd(), file: self.file.as_raw_fd(), remove }
+    }
+
+    /// Goes on holding it. The process is the same, and so is its id.
+    ///
+    /// # Errors
+    /// A descriptor is not open, or another process has the lock.
+    pub fn of_record(record: &PidFileRecord) -> io::Result<Self> {
+        let path = record.path.as_path().to_owned();
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let directory = fds::adopt(record.directory)?;
+        let file = Flock::lock(File::from(fds::adopt(record.file)?), FlockArg::LockExclusiveNonblock);
+        Ok(Self { path, name, directory, file: file.map_err(|(_, errno)| errno)? })
     }
 
     /// `None` while somebody else holds it.

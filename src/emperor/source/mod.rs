@@ -20,6 +20,8 @@ pub use spec::SourceError;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// Index of a source, in the order in which the `emperor` options were given.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceId(pub u16);
@@ -67,7 +69,7 @@ impl std::fmt::Display for VassalName {
 }
 
 /// What tells one version of a vassal's file from another. Source: stat(2), or lstat(2) with `emperor-nofollow`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Identity {
     /// Last change of the content, nanoseconds since the epoch.
     pub mtime_ns: i64,

@@ -1,0 +1,99 @@
+//! What the hands hold for a vassal, to be handed over; and taking over what others have held.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::{Hands, Token};
+use crate::emperor::court::Key;
+use crate::sys::spawn::{Child, Program, SpawnError};
+use crate::sys::wait;
+use crate::vassal::link::Reports;
+use crate::vassal::socket::FileRecord;
+
+/// What is held for one vassal.
+#[derive(Debug)]
+pub struct Holdings<'h> {
+    /// Its link, while that is open.
+    pub link: Option<BorrowedFd<'h>>,
+    /// Its process, while there is one.
+    pub pidfd: Option<BorrowedFd<'h>>,
+    /// How far its launcher has come, while that speaks.
+    pub reports: Option<&'h Reports>,
+    /// Its on-demand socket, the address that was given for that, and the socket's file.
+    pub waiting: Option<(BorrowedFd<'h>, &'h str, Option<FileRecord>)>,
+}
+
+/// The same, taken over.
+#[derive(Debug, Default)]
+pub struct Belongings {
+    /// Its link.
+    pub link: Option<OwnedFd>,
+    /// Its process.
+    pub pidfd: Option<OwnedFd>,
+    /// How far its launcher has come.
+    pub reports: Option<Reports>,
+    /// Its on-demand socket, the address that was given for that, and the socket's file.
+    pub waiting: Option<(OwnedFd, String, Option<FileRecord>)>,
+}
+
+impl Hands {
+    /// What is held for a vassal.
+    #[must_use]
+    pub fn holdings(&self, key: Key) -> Option<Holdings<'_>> {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        Some(Holdings {
+            link: held.link.as_ref().map(AsFd::as_fd),
+            pidfd: held.pidfd.as_ref().map(AsFd::as_fd),
+            reports: held.reports.as_deref(),
+            waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
+        })
+    }
+
+    /// Holds from now on what somebody else has held.
+    ///
+    /// # Errors
+    /// It cannot be watched. A process that nobody watches must not run: it has been killed.
+    pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
+        let Belongings { link, pidfd, reports, waiting } = belongings;
+        if let Some((socket, address, file)) = waiting {
+            self.wait_on(key, socket, address, file.as_ref());
+        }
+        let watch = |fd: &Option<OwnedFd>, token: Token| match fd {
+            Some(fd) => self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits())),
+            None => Ok(()),
+        };
+        let watched = watch(&link, Token::Link(key)).and_then(|()| watch(&pidfd, Token::Process(key)));
+        if let Err(errno) = watched {
+            if let Some(pidfd) = &pidfd {
+                // It may have ended by itself.
+                let _ = wait::signal(pidfd.as_fd(), nix::libc::SIGKILL);
+            }
+            return Err(errno.into());
+        }
+        let held = self.slot(key);
+        (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
+        Ok(())
+    }
+
+    /// Whether no process runs beside the vassals.
+    #[must_use]
+    pub fn is_at_ease(&self) -> bool {
+        self.sides.is_idle()
+    }
+
+    /// Descriptors that vassals keep (`safe-fd`).
+    #[must_use]
+    pub fn safe_fds(&self) -> &[RawFd] {
+        &self.launch.safe_fds
+    }
+
+    /// Starts a process that is no vassal, and that the caller reaps.
+    ///
+    /// # Errors
+    /// [`SpawnError`].
+    pub fn start_other(&mut self, program: &Program<'_>) -> Result<Child, SpawnError> {
+        self.spawner.spawn(program)
+    }
+}

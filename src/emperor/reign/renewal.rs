@@ -1,0 +1,355 @@
+//! Another program takes this one's place, in the same process: the vassals go on and are not told.
+//!
+//! First the new program tries, in a process of its own, whether it can read the configuration and the state. Only
+//! then the state is handed over and the program replaced, with all signals held back: from the first step to the exec
+//! nothing is lost that a failure could not give back.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tracing::{error, info, warn};
+
+use super::{Accession, Reign, now};
+use crate::emperor::court::{Adoption, Event, Key};
+use crate::emperor::log;
+use crate::emperor::source::SourceId;
+use crate::emperor::survival::{
+    Estate, Header, Heritage, Inherited, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SourceRecord,
+    State, Survivor,
+};
+use crate::sys::fds::Readable;
+use crate::sys::spawn::{CStrings, Candidate, Program, SpawnError};
+use crate::sys::wait::{self, Ending};
+use crate::sys::{caps, fds};
+use crate::vassal::link::FD_VARIABLE;
+use crate::vassal::plan::Text;
+
+/// How this process can be started again in its own place.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    origin: Origin,
+    /// The `emperor` arguments.
+    given: Vec<Text>,
+    pub(super) descriptor_limit: Option<(u64, u64)>,
+    pub(super) pid_files: Vec<PidFileRecord>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    Rehearsing {
+        pid: i32,
+        process: Readable,
+        until: Instant,
+    },
+    /// As soon as nothing runs beside the vassals, or then.
+    Due {
+        until: Instant,
+    },
+}
+
+/// How long the new program may try the configuration. It may run commands and fetch files.
+const REHEARSAL: Duration = Duration::from_secs(30);
+/// How long hooks that are running are waited for. Nobody hears of the end of those that take longer.
+const EASE: Duration = Duration::from_secs(5);
+
+/// Why this program stays.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the emperor is ending")]
+    Ending,
+    #[error("{program} cannot be started")]
+    Rehearse { program: String, source: SpawnError },
+    #[error("{program} cannot go on with this configuration; it {ending}, and its reason stands above")]
+    Rehearsal { program: String, ending: Ending },
+    #[error("{program} has not read the configuration within {} seconds", REHEARSAL.as_secs())]
+    TooSlow { program: String },
+    #[error("cannot hand over the state")]
+    State(#[source] io::Error),
+    #[error("cannot execute {program}")]
+    Exec { program: String, source: io::Error },
+}
+
+impl Renewal {
+    pub(super) fn new(accession: &Accession) -> Self {
+        Self {
+            origin: accession.origin.clone(),
+            given: accession.sources.iter().map(|source| Text::from(source.as_os_str())).collect(),
+            descriptor_limit: accession.descriptor_limit,
+            pid_files: Vec::new(),
+            stage: Stage::Idle,
+        }
+    }
+
+    /// Resolves when the rehearsal may be over; never without one. Cancel-safe.
+    pub(super) async fn heard(&self) -> io::Result<()> {
+        match &self.stage {
+            Stage::Rehearsing { process, .. } => process.ready().await,
+            Stage::Idle | Stage::Due { .. } => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Idle => None,
+            Stage::Rehearsing { until, .. } | Stage::Due { until } => Some(until),
+        }
+    }
+
+    /// The process of the rehearsal.
+    pub(super) fn pid(&self) -> Option<i32> {
+        if let Stage::Rehearsing { pid, .. } = self.stage { Some(pid) } else { None }
+    }
+
+    fn program(&self) -> String {
+        self.origin.program().display().to_string()
+    }
+}
+
+impl Reign {
+    /// Goes on with what was left.
+    pub(super) fn inherit(&mut self, heritage: Heritage) {
+        for trouble in &heritage.troubles {
+            error!("[emperor] {trouble}");
+        }
+        let Some(header) = heritage.header else { return };
+        self.court.count_zergs_from(header.zergs_ever);
+        let sources: Vec<_> = header.sources.iter().map(|source| self.source_of(source)).collect();
+        let restart = header.tyrant != self.itself.tyrant;
+        let mut taken = 0;
+        for inherited in heritage.vassals {
+            let source = sources.get(usize::from(inherited.record.source)).copied().flatten();
+            let socket = inherited.belongings.waiting.is_some();
+            taken += u32::from(self.adopt(inherited, Adoption { source, socket, restart }));
+        }
+        info!("[emperor] {taken} vassals taken over from emperor {}", header.version);
+    }
+
+    fn source_of(&self, record: &SourceRecord) -> Option<SourceId> {
+        let given = self.renewal.given.iter().position(|given| *given == record.given);
+        let shown = || self.sources.infos().position(|(_, info)| info.argument == record.shown);
+        given.or_else(shown).and_then(|at| u16::try_from(at).ok()).map(SourceId)
+    }
+
+    /// Whether it has a process.
+    fn adopt(&mut self, inherited: Inherited, adoption: Adoption) -> bool {
+        let Inherited { record, belongings, .. } = inherited;
+        let (name, alive) = (record.name.clone(), record.pid > 0);
+        let mut actions = Vec::new();
+        let Some(key) = self.court.adopt(record, adoption, now(), &mut actions) else { return false };
+        let held = self.hands.adopt(key, belongings);
+        self.perform(actions);
+        if let Err(error) = held {
+            error!("[emperor] vassal {name} cannot be governed, and has been killed: {error}");
+            self.feed(Event::Died(key, false));
+        }
+        alive
+    }
+
+    /// SIGUSR2.
+    pub(super) fn upgrade(&mut self) {
+        if !matches!(self.renewal.stage, Stage::Idle) {
+            return; // one is under way
+        }
+        self.manager.reloading();
+        if self.ending.is_some() {
+            return self.stay(&Refusal::Ending);
+        }
+        info!("[emperor] {} tries whether it can take this program's place", self.renewal.program());
+        if let Err(refusal) = self.rehearse() {
+            self.stay(&refusal);
+        }
+    }
+
+    fn rehearse(&mut self) -> Result<(), Refusal> {
+        let state = self.state().seal().map_err(Refusal::State)?;
+        let origin = &self.renewal.origin;
+        let path = CString::new(origin.program().as_os_str().as_bytes()).unwrap_or_default();
+        let arguments = CStrings::new(origin.arguments(Some("rehearse")));
+        let environment = CStrings::new(origin.environment(&[]));
+        let directory = CString::new(origin.directory().as_os_str().as_bytes()).unwrap_or_default();
+        let mut program = Program {
+            candidates: &[Candidate { path: &path, arguments: &arguments }],
+            environment: &environment,
+            cwd: Some(&directory),
+            stdin: Some(state.as_fd()),
+            passed: [None, None, None],
+            kept: &[],
+            parent_death_signal: nix::libc::SIGKILL,
+            new_pid_namespace: false,
+        };
+        let mut child = self.hands.start_other(&program);
+        if let Err(SpawnError::Directory(_)) = child {
+            program.cwd = None; // closed to the user that we have become since
+            child = self.hands.start_other(&program);
+        }
+        let child = child.map_err(|source| Refusal::Rehearse { program: self.renewal.program(), source })?;
+        let process = Readable::new(child.pidfd).map_err(Refusal::State)?;
+        self.renewal.stage = Stage::Rehearsing { pid: child.pid, process, until: Instant::now() + REHEARSAL };
+        Ok(())
+    }
+
+    /// Looks how the rehearsal went, and renews the program when everything is ready for it.
+    pub(super) fn go_on_renewing(&mut self) {
+        if let Stage::Rehearsing { process, until, .. } = &self.renewal.stage {
+            let late = *until <= Instant::now();
+            if late {
+                // It may have ended in this moment.
+                let _ = wait::signal(process.fd(), nix::libc::SIGKILL);
+            }
+            let ending = match wait::reap(process.fd()) {
+                Ok(None) => return,
+                Ok(Some(ending)) => ending,
+                Err(_) => Ending::Unknown,
+            };
+            let program = self.renewal.program();
+            if self.strays {
+                self.reap_orphans(); // those behind it
+            }
+            match ending {
+                Ending::Exited(0) => self.renewal.stage = Stage::Due { until: Instant::now() + EASE },
+                _ if late => self.stay(&Refusal::TooSlow { program }),
+                ending => self.stay(&Refusal::Rehearsal { program, ending }),
+            }
+        }
+        let Stage::Due { until } = self.renewal.stage else { return };
+        if self.ending.is_some() {
+            return self.stay(&Refusal::Ending);
+        }
+        if (self.hands.is_at_ease() || until <= Instant::now())
+            && let Some(refusal) = self.renew()
+        {
+            self.stay(&refusal);
+        }
+    }
+
+    fn stay(&mut self, refusal: &Refusal) {
+        let mut causes = String::new();
+        let mut cause = std::error::Error::source(refusal);
+        while let Some(next) = cause {
+            causes += &format!(": {next}");
+            cause = next.source();
+        }
+        error!("[emperor] not upgraded, everything goes on as before: {refusal}{causes}");
+        self.renewal.stage = Stage::Idle;
+        self.manager.reloaded();
+    }
+
+    /// Comes back only if it cannot be done, or not now: then without a reason.
+    fn renew(&mut self) -> Option<Refusal> {
+        let Ok(mask) = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK) else { return None };
+        let refusal = if self.signals.are_waiting() { None } else { Some(self.replace()) };
+        // What came meanwhile is delivered now.
+        if let Err(errno) = mask.thread_set_mask() {
+            warn!("[emperor] signals stay blocked: {errno}");
+        }
+        refusal
+    }
+
+    fn replace(&self) -> Refusal {
+        let state = self.state();
+        let file = match state.seal() {
+            Ok(file) => file,
+            Err(error) => return Refusal::State(error),
+        };
+        let passed = self.passed(&state, &file);
+        let done = passed.iter().try_for_each(|number| fds::pass_on(*number, true));
+        let failure = match done {
+            Ok(()) => self.exec(state.survivors.len(), &file),
+            Err(error) => Refusal::State(error),
+        };
+        for number in passed {
+            // One that could not be passed on is not open.
+            let _ = fds::pass_on(number, false);
+        }
+        failure
+    }
+
+    fn exec(&self, vassals: usize, state: &OwnedFd) -> Refusal {
+        let origin = &self.renewal.origin;
+        let program = self.renewal.program();
+        let mut set = vec![(STATE_VARIABLE, format!("{}:{}", std::process::id(), state.as_raw_fd()))];
+        set.extend(self.superior.number().map(|number| (FD_VARIABLE, number.to_string())));
+        let path = CString::new(origin.program().as_os_str().as_bytes()).unwrap_or_default();
+        let (arguments, environment) = (origin.arguments(None), origin.environment(&set));
+        let here = std::env::current_dir();
+        info!("[emperor] {vassals} vassals are handed over to {program}");
+        log::flush();
+        // A directory that is closed to the user that we have become does not matter to absolute paths.
+        let _ = std::env::set_current_dir(origin.directory());
+        let replaced: io::Result<nix::Result<Infallible>> =
+            caps::passing_on(|| nix::unistd::execve(&path, &arguments, &environment));
+        if let Ok(here) = here {
+            let _ = std::env::set_current_dir(here);
+        }
+        let source = match replaced {
+            Ok(Err(errno)) => errno.into(),
+            Err(error) => error,
+        };
+        Refusal::Exec { program, source }
+    }
+
+    /// The numbers of all descriptors that the next program must find open.
+    fn passed(&self, state: &State, file: &OwnedFd) -> Vec<RawFd> {
+        let numbers = |estate: &Estate| [estate.link, estate.pidfd, estate.socket];
+        let vassals = state.survivors.iter().flat_map(|survivor| numbers(&survivor.estate));
+        let files = self.renewal.pid_files.iter().flat_map(|file| [file.directory, file.file]);
+        let safe = self.hands.safe_fds().iter().copied().filter(|number| fds::is_open(*number));
+        let others = [Some(file.as_raw_fd()), self.superior.number()];
+        vassals.chain(others).flatten().chain(files).chain(safe).collect()
+    }
+
+    /// All that is known.
+    fn state(&self) -> State {
+        let survivors = self.court.vassals().filter_map(|(key, _)| self.survivor(key));
+        let process = ProcessRecord {
+            descriptor_limit: self.renewal.descriptor_limit,
+            ambient: caps::ambient().unwrap_or(0),
+            strays: !self.hands.is_at_ease(),
+            pid_files: self.renewal.pid_files.clone(),
+        };
+        State { survivors: survivors.collect(), header: Header { process: Some(process), ..self.header() } }
+    }
+
+    pub(super) fn header(&self) -> Header {
+        let given = self.renewal.given.iter().cloned();
+        let sources = self.sources.infos().zip(given);
+        Header {
+            version: env!("CARGO_PKG_VERSION").into(),
+            sources: sources
+                .map(|((_, info), given)| SourceRecord { given, shown: info.argument.clone() })
+                .collect(),
+            zergs_ever: self.court.zergs_ever(),
+            tyrant: self.itself.tyrant,
+            process: None,
+        }
+    }
+
+    pub(super) fn survivor(&self, key: Key) -> Option<Survivor> {
+        let record = self.court.record(key)?;
+        let holdings = self.hands.holdings(key);
+        let number = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.as_raw_fd());
+        let estate = holdings.map_or_else(Estate::default, |holdings| {
+            let (socket, address, file) = match holdings.waiting {
+                Some((socket, address, file)) => (Some(socket), address.to_owned(), file),
+                None => (None, String::new(), None),
+            };
+            Estate {
+                kept: 0,
+                link: number(holdings.link),
+                pidfd: number(holdings.pidfd),
+                reports: holdings.reports.cloned(),
+                socket: number(socket),
+                address,
+                file,
+            }
+        });
+        Some(Survivor { record, estate })
+    }
+}

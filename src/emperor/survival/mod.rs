@@ -1,0 +1,21 @@
+//! Vassals survive their emperor: it hands them over to the program that takes its place, or, through the service
+//! manager, to the emperor that follows it.
+//!
+//! What is handed over are descriptors (a vassal's link, its process) and the state, which is text: a line for the
+//! empire and a line for each vassal. Caller: the start of the emperor ([`Heritage::claim`]), and its loop.
+//!
+//! The state comes from this program alone, through exec or through the service manager; a vassal has no way to
+//! write it. All the same a state that cannot be read ends in a fresh start, and never in two processes of a vassal:
+//! what cannot be governed is killed.
+
+mod heritage;
+mod origin;
+mod state;
+
+pub use heritage::{Heritage, Inherited};
+pub use origin::Origin;
+pub use state::{Damage, Estate, Header, PidFileRecord, ProcessRecord, SourceRecord, State, Survivor};
+
+/// Environment variable that tells a program where the state is that it is to go on with: its own process id, a
+/// colon, and the descriptor's number. Nobody else's children are mistaken for it.
+pub const STATE_VARIABLE: &str = "EMPEROR_STATE";

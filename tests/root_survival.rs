@@ -1,0 +1,96 @@
+//! An emperor that has given up root, or rules over tenants, is renewed in place like any other.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use support::Bed;
+use support::emperor::{Builder, Emperor, Kind};
+use support::{PATIENCE, poll};
+
+const TENANT: u32 = 23_456;
+const RULER: u32 = 23_457;
+
+fn renew(emperor: &Emperor, bed: &Bed) {
+    let taken = || emperor.lines("taken over from emperor").len();
+    let before = taken();
+    emperor.signal(Signal::SIGUSR2);
+    let done = poll(PATIENCE, || (taken() > before).then_some(()));
+    assert!(done.is_some(), "the emperor was not renewed\n{}", bed.report());
+}
+
+fn tenant(bed: &Bed, name: &str) {
+    let file = bed.write(".tenant", "[uwsgi]\n");
+    chown(&file, Some(TENANT), Some(TENANT)).expect("chown");
+    fs::rename(file, bed.path("v").join(name)).expect("rename");
+}
+
+/// A line of what the kernel says of a process.
+fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that lives");
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("that field");
+    line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn tenants_go_on(bed: &Bed, emperor: Builder) {
+    tenant(bed, "a.ini");
+    let emperor = emperor.flag("emperor-tyrant").witnessed().start();
+    bed.until("it is loyal", |log| log.said("a.ini", 17) == 1);
+    let facts =
+        |pid: i32| ["Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapAmb"].map(|field| status(pid, field));
+    let (ruler, first) = (facts(emperor.pid()), facts(bed.started("a.ini", 1)));
+    for _ in 0..2 {
+        renew(&emperor, bed);
+        assert_eq!(facts(emperor.pid()), ruler);
+    }
+    assert_eq!(bed.log().heard("a.ini"), [""; 0]);
+    kill(Pid::from_raw(bed.started("a.ini", 1)), Signal::SIGKILL).expect("a process that lives");
+    let second = facts(bed.started("a.ini", 2));
+    assert_eq!(second, first);
+    assert!(second[0].starts_with(&TENANT.to_string()), "{second:?}");
+    fs::remove_file(bed.path("v/a.ini")).expect("its file");
+    bed.until("it is told to stop", |log| log.got("a.ini", 0) == 1);
+    emperor.stop_politely(bed);
+}
+
+#[test]
+fn root_tenants_go_on_under_a_renewed_emperor() {
+    if support::root() {
+        let bed = Bed::new();
+        tenants_go_on(&bed, Builder::bare(&bed, Kind::Ours).on(bed.v()));
+    }
+}
+
+#[test]
+fn root_an_emperor_that_has_given_up_root_keeps_what_it_has_kept() {
+    if support::root() {
+        let bed = Bed::new();
+        let program = bed.install(Path::new(env!("CARGO_BIN_EXE_emperor")), "program");
+        let emperor = Builder::bare(&bed, Kind::Ours).program(program).on(bed.v());
+        let emperor = emperor.opt("uid", RULER.to_string()).opt("gid", RULER.to_string());
+        tenants_go_on(&bed, emperor.opt("cap", "setuid,setgid,kill").opt("pidfile", "pid"));
+    }
+}
+
+#[test]
+fn root_vassals_that_ran_as_root_do_not_go_on_so_under_a_tyrant() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let ini =
+        |more: &str| bed.write("emperor.ini", format!("[uwsgi]\nemperor = {}\n{more}", bed.v().display()));
+    ini("");
+    tenant(&bed, "a.ini");
+    let emperor = Builder::bare(&bed, Kind::Ours).opt("ini", bed.path("emperor.ini")).witnessed().start();
+    bed.until("it is loyal", |log| log.said("a.ini", 17) == 1);
+    assert!(status(bed.started("a.ini", 1), "Uid").starts_with("0 "));
+    ini("emperor-tyrant = true\n");
+    renew(&emperor, &bed);
+    assert!(status(bed.started("a.ini", 2), "Uid").starts_with(&TENANT.to_string()));
+    emperor.stop_politely(&bed);
+}
