@@ -3,7 +3,7 @@
 use emperor::emperor::court::{Rest, State};
 use emperor::vassal::link::Word;
 
-use super::steps::Started;
+use super::steps::{Answer, Started};
 use super::world::{NAMES, SOURCES, World, name_of};
 
 impl World {
@@ -25,7 +25,7 @@ impl World {
                     .court
                     .get(self.admitting[0])
                     .is_some_and(|vassal| matches!(vassal.name.as_bytes()[0], b'1' | b'2'));
-                self.admitted(0, Some(on_demand));
+                self.admitted(0, if on_demand { Answer::OnDemand } else { Answer::Ordinary });
             }
             for key in self.live.keys().copied().collect::<Vec<_>>() {
                 self.read(key);

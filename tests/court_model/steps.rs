@@ -15,6 +15,15 @@ pub(crate) enum Started {
     Badly,
 }
 
+/// Whether a vassal has an on-demand socket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Answer {
+    OnDemand,
+    Ordinary,
+    NotBound,
+    Again,
+}
+
 /// One thing that happens. The numbers choose among what there is at the moment.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -57,7 +66,7 @@ pub(crate) enum Step {
     },
     Admitted {
         which: usize,
-        on_demand: Option<bool>,
+        answer: Answer,
     },
     Say {
         which: usize,
@@ -105,6 +114,13 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         Word::Sos,
     ]);
     let how = prop::sample::select(vec![Started::Well, Started::Well, Started::MachineShort, Started::Badly]);
+    let answer = prop::sample::select(vec![
+        Answer::OnDemand,
+        Answer::OnDemand,
+        Answer::Ordinary,
+        Answer::NotBound,
+        Answer::Again,
+    ]);
     let micros = prop::sample::select(vec![1, 1000, 100_000, 400_000, 1_000_000, 11_000_000, 70_000_000]);
     prop_oneof![
         8 => (file.clone(), any::<[bool; 3]>())
@@ -118,8 +134,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => source.clone().prop_map(|source| ScanEnds { source }),
         2 => source.prop_map(|source| Scan { source }),
         12 => (which.clone(), how).prop_map(|(which, how)| Spawned { which, how }),
-        4 => (which.clone(), any::<Option<bool>>())
-            .prop_map(|(which, on_demand)| Admitted { which, on_demand }),
+        5 => (which.clone(), answer).prop_map(|(which, answer)| Admitted { which, answer }),
         10 => (which.clone(), word).prop_map(|(which, word)| Say { which, word }),
         4 => which.clone().prop_map(|which| Read { which }),
         1 => which.clone().prop_map(|which| Hang { which }),

@@ -1,12 +1,13 @@
 //! Files, processes, and hands that do what the court says.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use emperor::emperor::court::{Action, Court, Event, Key, Now, Policy, Signal, State};
 use emperor::emperor::source::{Identity, Oddity, Report, SourceId, VassalName};
 use emperor::vassal::link::{Order, Word};
 
-use super::steps::{Started, Step};
+use super::steps::{Answer, Started, Step};
 
 /// Names 0 and 1 are of programs that do not speak the protocol.
 pub(crate) const NAMES: u8 = 5;
@@ -343,7 +344,7 @@ impl World {
             }
             Step::Scan { source } => self.scan(source),
             Step::Spawned { which, how } => self.answer(which, how),
-            Step::Admitted { which, on_demand } => self.admitted(which, on_demand),
+            Step::Admitted { which, answer } => self.admitted(which, answer),
             Step::Connect => {
                 let waiting = self.court.vassals().find(|(_, vassal)| vassal.state == State::Waiting);
                 if let Some((key, _)) = waiting {
@@ -382,10 +383,15 @@ impl World {
         }
     }
 
-    pub(crate) fn admitted(&mut self, which: usize, on_demand: Option<bool>) {
+    pub(crate) fn admitted(&mut self, which: usize, answer: Answer) {
         if !self.admitting.is_empty() {
             let key = self.admitting.remove(which % self.admitting.len());
-            self.happens(on_demand.map_or(Event::NotBound(key), |yes| Event::Admitted(key, yes)));
+            self.happens(match answer {
+                Answer::OnDemand => Event::Admitted(key, true),
+                Answer::Ordinary => Event::Admitted(key, false),
+                Answer::NotBound => Event::NotBound(key),
+                Answer::Again => Event::AdmitAgain(key, Duration::from_millis(200)),
+            });
         }
     }
 

@@ -66,9 +66,11 @@ impl Court {
             State::Up => self.due_while_up(key, now),
             State::Cursed => self.kill_late(key, self.policy.curse_tolerance, now),
             State::Stopping(_) => self.kill_late(key, self.policy.stop_timeout, now),
-            State::Admitting | State::Waiting | State::Queued | State::Resting(_) => {
+            State::Admitting => {
                 self.vassals[key].deadline = 0;
+                self.out.push(Action::Admit(key));
             }
+            State::Waiting | State::Queued | State::Resting(_) => self.vassals[key].deadline = 0,
         }
     }
 

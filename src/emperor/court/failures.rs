@@ -14,6 +14,15 @@ const SHORT_LIVES: u32 = 3;
 /// The pause of a vassal that fails over and over where no other is to be made.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether the end of a pause is worth a line of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Penalty {
+    /// It is.
+    Told,
+    /// Why it failed is said elsewhere, once; nothing starts again.
+    Quiet,
+}
+
 impl Court {
     /// A loyal vassal died: it starts again at once, unless it makes a habit of it.
     pub(super) fn lost_loyal(&mut self, key: Key, now: Now) {
@@ -29,7 +38,7 @@ impl Court {
     }
 
     /// A vassal failed that never was of use: its own pause grows.
-    pub(super) fn penalise(&mut self, key: Key, now: Now) {
+    pub(super) fn penalise(&mut self, key: Key, penalty: Penalty, now: Now) {
         let vassal = &mut self.vassals[key];
         let lived = now.since(vassal.instance.started);
         if lived >= USEFUL_LIFE {
@@ -63,11 +72,18 @@ impl Court {
                 backoff::Step::Ceiling => self.say(key, What::MaxThrottle),
             }
         }
-        self.pause(key, pause, false, now);
+        match penalty {
+            Penalty::Told => self.pause(key, pause, false, now),
+            Penalty::Quiet => self.pause_quietly(key, pause, now),
+        }
     }
 
     fn pause(&mut self, key: Key, pause: Duration, loyal: bool, now: Now) {
         self.say(key, What::Restarting { after: pause, loyal });
+        self.pause_quietly(key, pause, now);
+    }
+
+    pub(super) fn pause_quietly(&mut self, key: Key, pause: Duration, now: Now) {
         self.vassals[key].state = State::Paused;
         self.set_deadline(key, now.after(pause.max(Duration::from_micros(1))));
     }

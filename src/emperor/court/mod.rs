@@ -114,7 +114,9 @@ pub enum Event {
     Report(Report),
     /// The answer to [`Action::Admit`]: whether the vassal has an on-demand socket, bound and quiet.
     Admitted(Key, bool),
-    /// Its on-demand socket could not be bound.
+    /// Not known yet: the action is to come once more, so much later.
+    AdmitAgain(Key, Duration),
+    /// Its on-demand socket could not be bound, and why was said.
     NotBound(Key),
     /// A process was made for it.
     Started(Key, i32),
@@ -146,7 +148,8 @@ pub enum Event {
 /// What to do about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Look whether it has an on-demand socket and bind it, unless that is done already; then [`Event::Admitted`] or [`Event::NotBound`].
+    /// Look whether it has an on-demand socket and bind it, unless that is done already; then [`Event::Admitted`], [`Event::AdmitAgain`] or
+    /// [`Event::NotBound`].
     Admit(Key),
     /// Start it; then [`Event::Started`] or [`Event::NotStarted`].
     Spawn(Key),
@@ -321,6 +324,7 @@ impl Court {
             Event::Shutdown => self.shutdown(now),
             Event::Tick => self.tick(now),
             Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand, now)),
+            Event::AdmitAgain(key, patience) => self.with(key, |court| court.admit_again(key, patience, now)),
             Event::NotBound(key) => self.with(key, |court| court.not_bound(key, now)),
             Event::Started(key, pid) => self.with(key, |court| court.started(key, pid, now)),
             Event::NotStarted(key, machine) => self.with(key, |court| court.not_started(key, machine, now)),

@@ -1,5 +1,6 @@
 //! The life of one vassal: how it starts, what it says, and what follows from its death.
 
+use super::failures::Penalty;
 use super::vassal::{Rest, State, Then};
 use super::{Action, Court, Key, Now, Reign, Signal, What, Word};
 use std::time::Duration;
@@ -9,6 +10,10 @@ const STARTING_HOLD: Duration = Duration::from_millis(500);
 /// The shortest silence that counts as a missed heartbeat: uWSGI counts whole seconds.
 pub(super) const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// A vassal on demand may end in peace while somebody still waits at its socket. It starts again, but not more often
+/// than this.
+const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+
 impl Court {
     pub(super) fn admitted(&mut self, key: Key, on_demand: bool, now: Now) {
         let vassal = &mut self.vassals[key];
@@ -16,14 +21,24 @@ impl Court {
             return;
         }
         vassal.on_demand = on_demand;
+        vassal.deadline = 0;
         if on_demand { self.wait(key, now) } else { self.enqueue(key) }
+    }
+
+    /// A vassal without its answer keeps its state, and the hands are asked again.
+    pub(super) fn admit_again(&mut self, key: Key, patience: Duration, now: Now) {
+        if self.vassals[key].state == State::Admitting {
+            self.set_deadline(key, now.after(patience));
+        }
     }
 
     pub(super) fn not_bound(&mut self, key: Key, now: Now) {
         let vassal = &mut self.vassals[key];
         if vassal.state == State::Admitting {
             vassal.on_demand = false;
-            self.failed_to_start(key, now);
+            vassal.deadline = 0;
+            vassal.instance.started = now.micros;
+            self.penalise(key, Penalty::Quiet, now);
         }
     }
 
@@ -84,7 +99,7 @@ impl Court {
             return self.forget(key);
         }
         self.vassals[key].instance.started = now.micros;
-        self.penalise(key, now);
+        self.penalise(key, Penalty::Told, now);
     }
 
     pub(super) fn said(&mut self, key: Key, word: Word, now: Now) {
@@ -163,9 +178,9 @@ impl Court {
             State::Stopping(then) => self.has_stopped(key, then, now),
             _ if vassal.zerg.is_some() => self.forget(key),
             // Nobody is connected, and it ended in peace: the next connection starts it again.
-            _ if vassal.on_demand && vassal.instance.loyal && clean => self.wait(key, now),
+            _ if vassal.on_demand && vassal.instance.loyal && clean => self.wait_again(key, now),
             _ if vassal.instance.loyal => self.lost_loyal(key, now),
-            _ => self.penalise(key, now),
+            _ => self.penalise(key, Penalty::Told, now),
         }
     }
 
@@ -174,7 +189,7 @@ impl Court {
         match then {
             Then::Forget => self.forget(key),
             Then::Restart => self.appear(key, now),
-            Then::Wait => self.wait(key, now),
+            Then::Wait => self.wait_again(key, now),
             Then::Rest => self.vassals[key].state = State::Resting(Rest::Idle),
         }
     }
@@ -197,6 +212,12 @@ impl Court {
         } else {
             self.enqueue(key);
         }
+    }
+
+    /// Its socket waits for the next connection, but not for the one that it has just left alone.
+    fn wait_again(&mut self, key: Key, now: Now) {
+        let rest = SHORTEST_LIFE.saturating_sub(now.since(self.vassals[key].instance.started));
+        if rest.is_zero() { self.wait(key, now) } else { self.pause_quietly(key, rest, now) }
     }
 
     /// Its socket waits for the next connection.
@@ -262,6 +283,7 @@ mod tests {
             assert_eq!(stage.on(Event::Connection(a)), []);
             stage.start(a);
             stage.say(a, Word::Loyal);
+            stage.pass(ms(600));
             assert_eq!(end(&mut stage, a), [Action::Ended(name("a")), Action::Listen(a)]);
         }
         assert_eq!(stage.file("a", version(2)), []);
@@ -270,11 +292,48 @@ mod tests {
     }
 
     #[test]
+    fn a_vassal_that_leaves_a_connection_alone_and_ends_in_peace_does_not_spin() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let a = stage.key("a");
+        stage.on(Event::Admitted(a, true));
+        let mut starts = 0;
+        let end = stage.now.after(s(10));
+        while stage.now.micros < end {
+            if stage.state(a) == State::Waiting {
+                assert_eq!(stage.on(Event::Connection(a)), [Action::Spawn(a)]);
+                stage.start(a);
+                stage.say(a, if starts % 2 == 0 { Word::Idle } else { Word::Loyal });
+                assert_eq!(stage.on(Event::Died(a, true)), [Action::Ended(name("a"))]);
+                starts += 1;
+            }
+            stage.pass(ms(1));
+        }
+        assert_eq!(starts, 100);
+        assert!(stage.vassal(a).backoff.is_none(), "nobody is blamed");
+    }
+
+    #[test]
+    fn a_vassal_whose_socket_is_not_known_yet_is_asked_for_again() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        assert_eq!(stage.file("a", version(1)), [Action::Admit(stage.key("a"))]);
+        let a = stage.key("a");
+        assert_eq!(stage.on(Event::AdmitAgain(a, ms(200))), []);
+        assert_eq!(stage.file("a", version(2)), [], "it is still not known");
+        assert_eq!(stage.pass(ms(199)), []);
+        assert_eq!(stage.pass(ms(1)), [Action::Admit(a)]);
+        assert_eq!(stage.on(Event::Admitted(a, false)), [Action::Spawn(a)]);
+        assert_eq!(stage.on(Event::AdmitAgain(a, ms(200))), [], "late");
+        assert_eq!(stage.court.next_timeout(), None);
+    }
+
+    #[test]
     fn a_socket_that_cannot_be_bound_is_tried_again_after_the_pause_and_when_the_file_changes() {
         let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
         stage.file("a", version(1));
         let a = stage.key("a");
         stage.on(Event::NotBound(a));
+        assert_eq!(stage.told, [], "the hands have said why");
         assert_eq!(stage.pass(ms(1)), [Action::Admit(a)]);
         stage.on(Event::NotBound(a));
         assert_eq!(stage.pass(ms(1000)), []);
