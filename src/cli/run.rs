@@ -147,9 +147,13 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
     if let Some(former) = &former {
         caps::set_ambient(former.ambient).map_err(Failure::of("cannot reset capabilities"))?;
     }
-    if settings.policy.tyrant && nix::unistd::geteuid().is_root() {
-        // Root's own groups must not open to the emperor what it does in a tenant's name.
-        nix::unistd::setgroups(&[]).map_err(Failure::of("cannot give up supplementary groups"))?;
+    if settings.policy.tyrant {
+        // Our own groups must not open to the emperor what it does in a tenant's name. Who may not give them up may
+        // not become a tenant either.
+        let given_up = nix::unistd::setgroups(&[]);
+        if nix::unistd::geteuid().is_root() {
+            given_up.map_err(Failure::of("cannot give up supplementary groups"))?;
+        }
     }
     let spawner = Spawner::new(reserved, limit).map_err(Failure::of("cannot prepare to make processes"))?;
     let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;

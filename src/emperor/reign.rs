@@ -261,6 +261,7 @@ impl Reign {
             match &report {
                 Report::Trouble(_, trouble) => error!("[emperor] {trouble}"),
                 Report::ScanBegan(source) => self.settle_place(*source),
+                Report::ScanEnded(_) => self.hands.look_after_sockets(&self.court),
                 _ => {}
             }
             self.feed(Event::Report(report));
@@ -294,6 +295,11 @@ impl Reign {
             self.feed(Event::Tick);
         }
         let present = Instant::now();
+        if self.hands.next_timeout().is_some_and(|at| at <= present) {
+            let mut events = Vec::new();
+            self.hands.on_timeout(present, &self.court, &mut events);
+            events.drain(..).for_each(|event| self.feed(event));
+        }
         if self.sources.next_timeout().is_some_and(|at| at <= present) {
             self.report(|sources, now, report| sources.on_timeout(now, report));
         }
@@ -311,7 +317,12 @@ impl Reign {
             .court
             .next_timeout()
             .map(|at| present + Duration::from_micros(at.saturating_sub(clock::monotonic_micros())));
-        let others = [self.sources.next_timeout(), self.alive_at, self.renewal.next_timeout()];
+        let others = [
+            self.hands.next_timeout(),
+            self.sources.next_timeout(),
+            self.alive_at,
+            self.renewal.next_timeout(),
+        ];
         others.into_iter().chain([court]).flatten().min()
     }
 

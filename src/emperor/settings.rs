@@ -97,10 +97,12 @@ impl Settings {
     /// [`SettingsError`] with the place of the value.
     pub fn new(config: &Config) -> Result<Self, SettingsError> {
         let read = Reader(config);
+        let policy = read.policy()?;
         Ok(Self {
             sources: read.paths("emperor"),
             source_options: read.source_options()?,
-            policy: read.policy()?,
+            on_demand: read.on_demand(policy.max_starting),
+            policy,
             templates: read.templates(),
             confinement: read.confinement()?,
             beside: SideHooks {
@@ -113,7 +115,6 @@ impl Settings {
                 stopped: read.path("vassals-stop-hook").map(Text::from),
             },
             at_start: read.hooks(["hook-emperor-start"])?,
-            on_demand: read.on_demand(),
             wrapper: read.path("emperor-wrapper"),
             binary_path: read.path("binary-path"),
             stats: read.stats(),
@@ -189,7 +190,7 @@ impl Reader<'_> {
             broodlord: limited(self.old_number("emperor-broodlord").unwrap_or(0)),
             tyrant: self.0.flag("emperor-tyrant"),
             graceful: self.0.flag("emperor-graceful-shutdown"),
-            on_demand: !matches!(self.on_demand().demand, Demand::Never),
+            on_demand: !matches!(self.demand(), Demand::Never),
         })
     }
 
@@ -252,12 +253,15 @@ impl Reader<'_> {
         }
     }
 
-    fn on_demand(&self) -> OnDemand {
+    fn on_demand(&self, at_once: u32) -> OnDemand {
+        OnDemand { demand: self.demand(), backlog: self.backlog(), at_once }
+    }
+
+    fn demand(&self) -> Demand {
         let extension = self.path("emperor-on-demand-extension").map(Demand::Extension);
         let directory = || self.path("emperor-on-demand-directory").map(|dir| Demand::Directory(dir.into()));
         let command = || self.path("emperor-on-demand-exec").map(Demand::Command);
-        let demand = extension.or_else(directory).or_else(command).unwrap_or_default();
-        OnDemand { demand, backlog: self.backlog() }
+        extension.or_else(directory).or_else(command).unwrap_or_default()
     }
 
     fn backlog(&self) -> u32 {

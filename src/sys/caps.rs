@@ -89,6 +89,33 @@ pub fn set_ambient(bits: u64) -> io::Result<()> {
     caps::set(None, CapSet::Ambient, &to_set(bits)).map_err(as_io)
 }
 
+/// Runs `act` without the capabilities that open files whatever their permissions say.
+///
+/// # Errors
+/// None in practice: giving up needs no permission, and what is permitted can be taken back.
+pub fn without_file_rights<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    use caps::Capability::*;
+    let before = caps::read(None, CapSet::Effective).map_err(as_io)?;
+    let of_files = [
+        CAP_CHOWN,
+        CAP_DAC_OVERRIDE,
+        CAP_DAC_READ_SEARCH,
+        CAP_FOWNER,
+        CAP_FSETID,
+        CAP_MKNOD,
+        CAP_LINUX_IMMUTABLE,
+        CAP_MAC_OVERRIDE,
+    ];
+    if !of_files.iter().any(|capability| before.contains(capability)) {
+        return Ok(act());
+    }
+    let without = before.iter().filter(|capability| !of_files.contains(capability)).copied().collect();
+    caps::set(None, CapSet::Effective, &without).map_err(as_io)?;
+    let result = act();
+    caps::set(None, CapSet::Effective, &before).map_err(as_io)?;
+    Ok(result)
+}
+
 fn to_set(bits: u64) -> CapsHashSet {
     caps::all().into_iter().filter(|capability| bits & capability.bitmask() != 0).collect()
 }

@@ -56,6 +56,8 @@ pub struct Program<'a> {
     pub kept: &'a [RawFd],
     /// Signal that the child gets when our thread dies; 0 for none. prctl(2), `PR_SET_PDEATHSIG`.
     pub parent_death_signal: i32,
+    /// Whether the child leads a process group of its own. setpgid(2).
+    pub own_group: bool,
     /// Whether the child is the first process of a new pid namespace. clone(2), `CLONE_NEWPID`.
     pub new_pid_namespace: bool,
 }
@@ -234,6 +236,9 @@ impl Task<'_> {
                 libc::SIGCHLD,
             ] {
                 libc::signal(number, libc::SIG_DFL);
+            }
+            if self.program.own_group {
+                check(libc::setpgid(0, 0).into(), Step::Prepare)?;
             }
             if let Some(limit) = self.limit {
                 let limit = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };

@@ -126,6 +126,16 @@ pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Kills the process group that a child of ours leads. Only while that child is not reaped: until then no other group
+/// can have its number.
+pub fn kill_group(leader: i32) {
+    if leader > 1 {
+        // It may have ended by itself; its group is empty then.
+        let _ =
+            nix::sys::signal::killpg(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// A child that has ended and is not reaped yet, if there is one. It stays so.
 #[must_use]
 pub fn peek_ended() -> Option<i32> {

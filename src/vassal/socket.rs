@@ -1,23 +1,28 @@
 //! Addresses of listening sockets, and binding them.
 //!
-//! Caller: the emperor's hands for sockets that wait on demand. Nothing here looks up a name or waits.
+//! Caller: the emperor's hands for sockets that wait on demand, and its stats server. Nothing here looks up a name
+//! or waits, whatever is behind an address.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
-    listen, setsockopt, socket, sockopt,
+    connect, listen, setsockopt, socket, sockopt,
 };
+use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Text;
+use crate::sys::fs_identity::acting_for;
 
 /// Where to listen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,15 +45,19 @@ pub enum BadAddress {
     #[error("`{0}` has no port between 0 and 65535 behind its last colon")]
     Port(String),
     /// What is before it.
-    #[error("the host in `{0}` is no IP address; names are not looked up here")]
+    #[error("the host in `{0}` is no IP address, and names are not looked up here")]
     Host(String),
     /// A unix socket's path.
-    #[error("the path is longer than the {MAX_PATH} bytes that a unix socket's may have")]
-    TooLong,
+    #[error("`{0}` is longer than the {MAX_PATH} bytes that a unix socket's path may have")]
+    TooLong(String),
 }
 
 /// Longest path of a unix socket, bytes. Source: `sun_path` of unix(7), less uWSGI's own reserve.
 const MAX_PATH: usize = 102;
+/// What the kernel takes.
+const SUN_PATH: usize = 107;
+/// How much of a bad address is shown.
+const SHOWN: usize = 120;
 
 impl Address {
     /// Reads `IP:PORT`, `:PORT`, `[V6]:PORT`, `@abstract`, or a path, which is relative to `directory`.
@@ -57,40 +66,59 @@ impl Address {
     /// [`BadAddress`].
     pub fn parse(text: &[u8], directory: &Path) -> Result<Self, BadAddress> {
         let text = text.trim_ascii();
-        if text.is_empty() {
-            return Err(BadAddress::Empty);
-        }
-        if let Some(name) = text.strip_prefix(b"@") {
-            return if name.len() > MAX_PATH {
-                Err(BadAddress::TooLong)
-            } else {
-                Ok(Self::Abstract(name.into()))
-            };
+        match text {
+            b"" | b"@" => return Err(BadAddress::Empty),
+            [b'@', name @ ..] if name.len() <= MAX_PATH => return Ok(Self::Abstract(name.into())),
+            [b'@', ..] => return Err(BadAddress::TooLong(shown(text))),
+            _ => {}
         }
         let Some(colon) = text.iter().rposition(|byte| *byte == b':') else {
-            let path = directory.join(std::ffi::OsStr::from_bytes(text));
-            let fits = path.as_os_str().len() <= MAX_PATH;
-            return if fits { Ok(Self::Path(path)) } else { Err(BadAddress::TooLong) };
+            return Self::at(Path::new(OsStr::from_bytes(text)), directory);
         };
-        let whole = String::from_utf8_lossy(text).into_owned();
-        let (host, port) = (&whole[..colon], &whole[colon + 1..]);
+        let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok();
+        let Some(port) = number(&text[colon + 1..]) else { return Err(BadAddress::Port(shown(text))) };
+        let host = std::str::from_utf8(&text[..colon]).unwrap_or("?");
         let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),
             None if host.is_empty() => Some(Ipv4Addr::UNSPECIFIED.into()),
             None => host.parse::<Ipv4Addr>().map(IpAddr::V4).ok(),
         };
-        let Ok(port) = port.parse() else { return Err(BadAddress::Port(whole)) };
-        ip.map(|ip| Self::Tcp(SocketAddr::new(ip, port))).ok_or(BadAddress::Host(whole))
+        ip.map(|ip| Self::Tcp(SocketAddr::new(ip, port))).ok_or_else(|| BadAddress::Host(shown(text)))
+    }
+
+    /// A socket's file, whatever its name looks like.
+    ///
+    /// # Errors
+    /// [`BadAddress::TooLong`].
+    pub fn at(path: &Path, directory: &Path) -> Result<Self, BadAddress> {
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.len() > MAX_PATH {
+            return Err(BadAddress::TooLong(shown(bytes)));
+        }
+        Ok(Self::Path(directory.join(path)))
+    }
+
+    /// Whether a server on one address keeps one from the other.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(two)) => {
+                let any = one.ip().is_unspecified() || two.ip().is_unspecified();
+                one.port() == two.port() && (any || one.ip() == two.ip())
+            }
+            _ => self == other,
+        }
     }
 
     /// Binds and listens; the descriptor is blocking and close-on-exec.
     ///
     /// The file of a server that is no more is replaced; a file that is no socket, and one that somebody serves,
-    /// stays and is an error. `mode` is given to a socket's file.
+    /// stays and is an error. A new file gets this mode. With an `owner`, a user's and a group's number, the file is
+    /// made, and later removed, with that user's rights.
     ///
     /// # Errors
-    /// socket(2), bind(2), listen(2), chmod(2), unlink(2).
-    pub fn bind(&self, backlog: u32, mode: u32) -> io::Result<Listener> {
+    /// socket(2), bind(2), listen(2), unlink(2); [`clear_the_way`].
+    pub fn bind(&self, backlog: u32, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Listener> {
         let mut file = None;
         let socket = match self {
             Self::Tcp(SocketAddr::V4(address)) => bound(AddressFamily::Inet, &SockaddrIn::from(*address))?,
@@ -99,19 +127,28 @@ impl Address {
                 let name = [name, &b"\0"[..]].concat();
                 bound(AddressFamily::Unix, &UnixAddr::new_abstract(&name)?)?
             }
-            Self::Path(path) => {
+            Self::Path(path) => acting_for(owner, || {
                 clear_the_way(path)?;
-                let socket = bound(AddressFamily::Unix, &UnixAddr::new(path)?)?;
-                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-                file = Some(SocketFile::of(path)?);
-                socket
-            }
+                let socket = with_mode(mode, || {
+                    within_reach(path, |path| bound(AddressFamily::Unix, &UnixAddr::new(path)?))
+                })?;
+                file = Some(SocketFile::of(path)?.owned(owner));
+                Ok(socket)
+            })?,
         };
-        listen(
-            &socket,
-            Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN),
-        )?;
-        Ok(Listener { socket, file })
+        let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
+        listen(&socket, backlog)?;
+        Ok(Listener { file, socket })
+    }
+}
+
+/// Text for a log line: not too long, and nothing that a terminal would obey.
+fn shown(text: &[u8]) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let whole: String = String::from_utf8_lossy(text).chars().map(escape).collect();
+    match whole.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &whole[..end]),
+        None => whole,
     }
 }
 
@@ -119,8 +156,8 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Path(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Self::Path(path) => f.write_str(&shown(path.as_os_str().as_bytes())),
+            Self::Abstract(name) => write!(f, "@{}", shown(name)),
         }
     }
 }
@@ -128,10 +165,10 @@ impl std::fmt::Display for Address {
 /// A listening socket. Its file goes with it.
 #[derive(Debug)]
 pub struct Listener {
+    /// Its file, if it has one. It goes first: while the socket is open, no other file can have its inode.
+    pub file: Option<SocketFile>,
     /// The socket.
     pub socket: OwnedFd,
-    /// Its file, if it has one.
-    pub file: Option<SocketFile>,
 }
 
 fn bound(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {
@@ -141,6 +178,27 @@ fn bound(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedF
     }
     bind(socket.as_raw_fd(), address)?;
     Ok(socket)
+}
+
+/// Runs `make`, and a socket's file that it makes has this mode from its first moment: nothing can be put in its place
+/// before it is changed. No other thread of ours makes files.
+fn with_mode<T>(mode: u32, make: impl FnOnce() -> T) -> T {
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
+    let made = make();
+    umask(before);
+    made
+}
+
+/// Runs `act` with a path that fits into a socket's address, and leads to the same file.
+fn within_reach<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (true, Some(parent), Some(name)) =
+        (path.as_os_str().len() > SUN_PATH, path.parent(), path.file_name())
+    else {
+        return act(path);
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let directory = File::options().read(true).custom_flags(flags.bits()).open(parent)?;
+    act(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
 }
 
 /// Removes the socket file of a server that is no more. Anything else in the way stays, and is an error.
@@ -156,10 +214,30 @@ pub fn clear_the_way(path: &Path) -> io::Result<()> {
     if !there.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
-        Err(error) => Err(error),
+    if is_served(path)? {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
+    }
+    fs::remove_file(path)
+}
+
+/// Whether a socket's file belongs to an open socket. A socket of another type is used to ask: the answer is the same,
+/// but no connection is made that would wake somebody, or wait for him.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let asks = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    let asked =
+        within_reach(path, |path| connect(asks.as_raw_fd(), &UnixAddr::new(path)?).map_err(io::Error::from));
+    match asked {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECONNREFUSED) => Ok(false),
+            Some(Errno::EPROTOTYPE | Errno::EPERM | Errno::EAGAIN) => Ok(true),
+            _ => Err(error),
+        },
     }
 }
 
@@ -168,6 +246,8 @@ pub fn clear_the_way(path: &Path) -> io::Result<()> {
 pub struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
+    /// With whose rights it is removed: its directory may be his, and lead elsewhere by then.
+    owner: Option<(u32, u32)>,
 }
 
 impl SocketFile {
@@ -178,19 +258,48 @@ impl SocketFile {
     pub fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let there = fs::symlink_metadata(&path)?;
-        Ok(Self { path, inode: (there.dev(), there.ino()) })
+        Ok(Self { path, inode: (there.dev(), there.ino()), owner: None })
+    }
+
+    fn owned(mut self, owner: Option<(u32, u32)>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// The user and the group with whose rights it was made; ours if `None`.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is still there. `true` where that cannot be told.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let look = acting_for(self.owner, || match fs::symlink_metadata(&self.path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
+            there => there.map(|there| (there.dev(), there.ino()) == self.inode),
+        });
+        look.unwrap_or(true)
     }
 
     /// What it takes to go on with it in a program that takes this one's place.
     #[must_use]
     pub fn record(&self) -> FileRecord {
-        FileRecord { path: Text::from(self.path.as_os_str()), inode: self.inode }
+        FileRecord { path: Text::from(self.path.as_os_str()), inode: self.inode, owner: self.owner }
     }
 
     /// Goes on with it.
     #[must_use]
     pub fn of_record(record: &FileRecord) -> Self {
-        Self { path: record.path.as_path().to_owned(), inode: record.inode }
+        Self { path: record.path.as_path().to_owned(), inode: record.inode, owner: record.owner }
     }
 }
 
@@ -199,21 +308,24 @@ impl SocketFile {
 pub struct FileRecord {
     path: Text,
     inode: (u64, u64),
+    #[serde(default)]
+    owner: Option<(u32, u32)>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let there = fs::symlink_metadata(&self.path);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == self.inode) {
-            // Its server is ending, and can do nothing about a directory that has become read-only.
-            let _ = fs::remove_file(&self.path);
-        }
+        // Its server is ending, and can do nothing about a directory that has become read-only.
+        let _ = acting_for(self.owner, || {
+            let there = fs::symlink_metadata(&self.path)?;
+            if (there.dev(), there.ino()) == self.inode { fs::remove_file(&self.path) } else { Ok(()) }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn parsed(text: &str) -> String {
         Address::parse(text.as_bytes(), Path::new("/srv"))
@@ -233,22 +345,92 @@ mod tests {
     #[test]
     fn what_is_no_address_is_named() {
         assert_eq!(parsed(""), "the address is empty");
+        assert_eq!(parsed("@"), "the address is empty");
         assert!(parsed("localhost:80").contains("no IP address"));
-        assert!(parsed("127.0.0.1:99999").contains("no port"));
+        for bad in ["127.0.0.1:99999", "127.0.0.1:", ":-1", ":80x", "a:b"] {
+            assert!(parsed(bad).contains("no port"), "{bad}");
+        }
         assert!(parsed(&"x".repeat(200)).contains("102 bytes"));
+        assert_eq!(parsed(&"x".repeat(102)), format!("Path(\"/srv/{}\")", "x".repeat(102)));
+        let long = parsed(&format!("\x7f\u{9b}{}:", "y".repeat(4000)));
+        assert!(long.starts_with("`\\u{7f}\\u{9b}yyy") && long.len() < 300, "{long}");
+    }
+
+    #[test]
+    fn two_addresses_meet_where_one_server_is_in_the_way_of_the_other() {
+        let at = |text: &str| Address::parse(text.as_bytes(), Path::new("/srv")).unwrap();
+        for (one, two, meet) in [
+            ("a.sock", "/srv/a.sock", true),
+            ("a.sock", "@a.sock", false),
+            (":80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            (":80", ":81", false),
+        ] {
+            assert_eq!(at(one).meets(&at(two)), meet, "{one} {two}");
+        }
     }
 
     #[test]
     fn a_socket_file_comes_and_goes_with_its_listener() {
         let dir = tempfile::tempdir().unwrap();
         let address = Address::parse(b"s", dir.path()).unwrap();
-        let listener = address.bind(10, 0o666).unwrap();
-        assert_eq!(fs::metadata(dir.path().join("s")).unwrap().permissions().mode() & 0o777, 0o666);
-        assert_eq!(address.bind(10, 0o666).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let path = dir.path().join("s");
+        let listener = address.bind(10, 0o666, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+        assert_eq!(address.bind(10, 0o666, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        accept_would_block(&listener);
+        assert!(listener.file.as_ref().unwrap().is_there());
         drop(listener);
-        assert!(!dir.path().join("s").exists());
-        fs::write(dir.path().join("s"), "precious").unwrap();
-        assert_eq!(address.bind(10, 0o666).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(dir.path().join("s")).unwrap(), b"precious");
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(address.bind(10, 0o666, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert_eq!(address.bind(10, 0o666, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    /// Nobody has connected, though somebody asked whether it is served.
+    fn accept_would_block(listener: &Listener) {
+        let asked = std::os::unix::net::UnixListener::from(listener.socket.try_clone().unwrap());
+        asked.set_nonblocking(true).unwrap();
+        assert_eq!(asked.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_dead_servers_file_is_replaced_and_another_socket_in_its_place_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let address = Address::at(Path::new("s"), dir.path()).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = address.bind(1, 0o600, None).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(!listener.file.as_ref().unwrap().is_there());
+        assert_eq!(address.bind(1, 0o600, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_server_whose_queue_is_full_is_in_the_way_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::at(Path::new("s"), dir.path()).unwrap();
+        let _full = address.bind(0, 0o666, None).unwrap();
+        let _first = std::os::unix::net::UnixStream::connect(dir.path().join("s")).unwrap();
+        assert_eq!(address.bind(1, 0o666, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_short_name_in_a_deep_directory_works_as_it_does_from_within() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(100)).join("e".repeat(100));
+        fs::create_dir_all(&deep).unwrap();
+        let address = Address::parse(b"s", &deep).unwrap();
+        let listener = address.bind(1, 0o666, None).unwrap();
+        assert!(deep.join("s").exists());
+        assert_eq!(address.bind(1, 0o666, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(!deep.join("s").exists());
     }
 }

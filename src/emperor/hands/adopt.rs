@@ -58,7 +58,7 @@ impl Hands {
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
         let Belongings { link, pidfd, reports, waiting } = belongings;
         if let Some((socket, address, file)) = waiting {
-            self.wait_on(key, socket, address, file.as_ref());
+            self.wait_on(key, socket, &address, file.as_ref());
         }
         let watch = |fd: &Option<OwnedFd>, token: Token| match fd {
             Some(fd) => self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits())),

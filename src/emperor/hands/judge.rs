@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::config::check::{self, Problem};
+use crate::config::options::Kind;
 use crate::config::{Limits, Loader, Machine, Mode};
+use crate::vassal::socket::Address;
 
 /// What uWSGI would end with, if it read these arguments in this directory.
 ///
@@ -21,6 +23,26 @@ pub fn fault(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -
     let loader = Loader::new(&world, Limits::default());
     let checked = check::check(&loader, &arguments, &environment, Mode::Uwsgi);
     checked.fatal().cloned()
+}
+
+/// The option, and its place, with which a vassal of these arguments binds this address itself.
+#[must_use]
+pub fn binds(
+    directory: &Path,
+    arguments: &[Vec<u8>],
+    environment: &[Vec<u8>],
+    address: &Address,
+) -> Option<String> {
+    let world = Machine::new().in_directory(directory);
+    let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
+    let config = Loader::new(&world, Limits::default()).load(&arguments, &environment, Mode::Uwsgi).ok()?;
+    config.applied().find_map(|(option, pair)| {
+        let is_socket = matches!(option.kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket);
+        let value = pair.value().filter(|_| is_socket)?.split(|byte| *byte == b',').next()?;
+        let bound = Address::parse(value, directory).ok()?;
+        bound.meets(address).then(|| format!("{}: {} = {bound}", pair.origin(), option.name))
+    })
 }
 
 /// A problem in one line.

@@ -11,6 +11,7 @@ mod on_demand;
 mod side;
 mod start;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -54,6 +55,11 @@ pub struct Hands {
     launch: Launch,
     /// The environment of every vassal that needs nothing special.
     environment: CStrings,
+    asks: on_demand::Asks,
+    /// Why vassals have no on-demand socket, as far as that was said.
+    refusals: HashMap<Key, Box<str>>,
+    /// What came of actions, and is told later.
+    late: Vec<Event>,
     rescan: bool,
     buried: bool,
 }
@@ -88,11 +94,13 @@ enum Token {
     Waiting(Key),
     /// A process beside the vassals, by its place among them.
     Side(usize),
+    /// What a command prints that looks for an on-demand socket, by its place among them.
+    Answer(usize),
 }
 
-/// Two bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
-const KIND_BITS: u64 = 0b11 << KIND_SHIFT;
-const KIND_SHIFT: u32 = 30;
+/// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
+const KIND_BITS: u64 = 0b111 << KIND_SHIFT;
+const KIND_SHIFT: u32 = 29;
 
 impl Token {
     fn to_bits(self) -> u64 {
@@ -101,6 +109,7 @@ impl Token {
             Self::Process(key) => (1, key.to_bits()),
             Self::Waiting(key) => (2, key.to_bits()),
             Self::Side(place) => (3, place as u64),
+            Self::Answer(place) => (4, place as u64),
         };
         bits | kind << KIND_SHIFT
     }
@@ -111,7 +120,8 @@ impl Token {
             0 => Self::Link(key),
             1 => Self::Process(key),
             2 => Self::Waiting(key),
-            _ => Self::Side(key.index()),
+            3 => Self::Side(key.index()),
+            _ => Self::Answer(key.index()),
         }
     }
 }
@@ -131,6 +141,9 @@ impl Hands {
             spawner,
             launch,
             environment,
+            asks: on_demand::Asks::default(),
+            refusals: HashMap::new(),
+            late: Vec::new(),
             rescan: false,
             buried: false,
         })
@@ -162,6 +175,7 @@ impl Hands {
                 let outcome = self.start(key, court);
                 if let Event::Started(key, pid) = outcome {
                     self.run_start_hooks(key, pid, court);
+                    self.warn_of_trap(key, court);
                 }
                 return Some(outcome);
             }
@@ -177,10 +191,13 @@ impl Hands {
                     link.is_some_and(|link| fds::unread_bytes(link.as_fd()).is_ok_and(|bytes| bytes > 0));
                 return Some(Event::Unread(key, unread));
             }
-            Action::Listen(key) => self.listen_on(key),
+            Action::Listen(key) => self.listen_on(key, court),
             Action::PushConfig(_) => {} // no source carries texts yet
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
+                self.let_go(key);
+                self.stop_asking(key);
+                self.refusals.remove(&key);
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
@@ -208,11 +225,12 @@ impl Hands {
                 Token::Link(key) => self.listen_to(key, court, events),
                 Token::Process(key) => self.reap(key, court, events),
                 Token::Waiting(key) => events.extend(self.connected(key)),
+                Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {
                     Some((Errand::Judge(key), ending)) => {
                         self.judged(key, ending != Ending::Exited(BROKEN), court, events);
                     }
-                    Some((Errand::Ask(key, answer), _)) => events.extend(self.answered(key, &answer, court)),
+                    Some((Errand::Ask(place), ending)) => events.extend(self.asked(place, ending, court)),
                     Some((Errand::Act, _)) | None => {}
                 },
             }

@@ -45,8 +45,8 @@ pub(super) enum Errand {
     Act,
     /// To look at the changed file of this vassal.
     Judge(Key),
-    /// To find the address of this vassal's on-demand socket, which comes by the pipe.
-    Ask(Key, OwnedFd),
+    /// To find the address of a vassal's on-demand socket; the place among those that do.
+    Ask(usize),
 }
 
 /// The processes that run now.
@@ -75,7 +75,7 @@ impl Sides {
             }
         };
         let side = self.0[place].take()?;
-        if !matches!(side.errand, Errand::Judge(_)) && ending != Ending::Exited(0) {
+        if matches!(side.errand, Errand::Act) && ending != Ending::Exited(0) {
             warn!("[emperor] {} {ending}", side.what);
         }
         Some((side.errand, ending))
@@ -203,6 +203,7 @@ impl Hands {
             passed: [Some(nobody_listens.as_fd()), Some(plan.as_fd()), None],
             kept: &[],
             parent_death_signal: 0,
+            own_group: false,
             new_pid_namespace: false,
         })?;
         self.send(child, what.into(), errand)?;

@@ -133,7 +133,8 @@ impl Hands {
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
         let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
         let direct = self.launch.confinement.is_none();
-        let socket = self.on_demand_socket(key);
+        // Without its socket a vassal that waits on demand would be another one.
+        let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
         let stdin = socket.as_ref().map(AsFd::as_fd);
         let child = if direct {
             self.start_directly(vassal, &commands, theirs.as_fd(), stdin)
@@ -178,6 +179,7 @@ impl Hands {
             passed: [Some(link), None, None],
             kept: &launch.safe_fds,
             parent_death_signal: if launch.die_together { nix::libc::SIGKILL } else { 0 },
+            own_group: false,
             new_pid_namespace: false,
         })
     }
@@ -202,6 +204,7 @@ impl Hands {
             passed: [Some(link), Some(sealed.as_fd()), None],
             kept: &self.launch.safe_fds,
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
+            own_group: false,
             new_pid_namespace: plan.needs_pid_namespace(),
         };
         // Without root's rights, the launcher needs ours to become the tenant.

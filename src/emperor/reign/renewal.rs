@@ -182,6 +182,7 @@ impl Reign {
             passed: [None, None, None],
             kept: &[],
             parent_death_signal: nix::libc::SIGKILL,
+            own_group: false,
             new_pid_namespace: false,
         };
         let mut child = self.hands.start_other(&program);

@@ -1,0 +1,360 @@
+//! Sockets that wait on demand: where their addresses come from, binding them, watching them, and making those
+//! anew that were taken from us. The life of one is drawn in `docs/design/sockets.md`.
+//!
+//! In tyrant mode an address that stands in a tenant's file is bound with that tenant's rights to files, and
+//! may not be a privileged port: who writes the file gets no more than he has.
+
+mod ask;
+mod companion;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use tracing::{error, info, warn};
+
+use super::command::Subject;
+use super::{Hands, Held, Token, judge};
+use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::vassal::socket::{Address, FileRecord, Listener, SocketFile};
+
+pub(super) use ask::Asks;
+
+/// Where the address of a vassal's socket comes from. Only the first that is set counts.
+#[derive(Clone, Debug, Default)]
+pub enum Demand {
+    /// Nowhere: vassals start at once.
+    #[default]
+    Never,
+    /// `emperor-on-demand-extension`: the first line of a file beside the vassal's, with this added to its name.
+    Extension(OsString),
+    /// `emperor-on-demand-directory`: a socket in this directory, named after the vassal.
+    Directory(PathBuf),
+    /// `emperor-on-demand-exec`: the first line of what this shell command prints when given the vassal's name.
+    Command(OsString),
+}
+
+/// How on-demand sockets are made.
+#[derive(Clone, Debug, Default)]
+pub struct OnDemand {
+    /// Where their addresses come from.
+    pub demand: Demand,
+    /// Connections that may wait (`listen`).
+    pub backlog: u32,
+    /// How many commands may look for an address at once.
+    pub at_once: u32,
+}
+
+/// A vassal's socket.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    listener: Listener,
+    /// The address as it was given, for people.
+    address: Box<str>,
+    /// Whether the epoll knows it.
+    watched: bool,
+    /// Time of the vassal's file when it was last searched for this very socket.
+    searched: i64,
+}
+
+impl Waiting {
+    fn new(listener: Listener, address: &str) -> Box<Self> {
+        Box::new(Self { listener, address: address.into(), watched: false, searched: i64::MIN })
+    }
+
+    /// What is held: the socket, its address as it was given, its file.
+    pub(super) fn parts(&self) -> (BorrowedFd<'_>, &str, Option<FileRecord>) {
+        let file = self.listener.file.as_ref().map(SocketFile::record);
+        (self.listener.socket.as_fd(), &self.address, file)
+    }
+
+    /// Whether it was made with the rights of this tenant. Without a file there are none to have.
+    fn is_for(&self, tenant: Option<Owner>) -> bool {
+        self.listener.file.as_ref().is_none_or(|file| file.owner() == tenant)
+    }
+}
+
+/// A user's and a group's number.
+type Owner = (u32, u32);
+
+/// Mode of a socket's file. Source: uWSGI 2.0.21, which takes no other.
+const MODE: u32 = 0o666;
+/// How much of a file or of a command's output may be an address.
+const MOST: usize = 4096;
+/// Ports below this are root's.
+const FIRST_FREE_PORT: u16 = 1024;
+
+impl Hands {
+    /// The address of a vassal's on-demand socket; empty without one.
+    #[must_use]
+    pub fn on_demand_address(&self, key: Key) -> &str {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        held.and_then(|held| held.waiting.as_ref()).map_or("", |waiting| &waiting.address)
+    }
+
+    pub(super) fn admit(&mut self, key: Key, court: &Court) -> Option<Event> {
+        let vassal = court.get(key)?;
+        let owner = self.socket_owner(vassal);
+        match self.held(key).and_then(|held| held.waiting.as_ref()) {
+            Some(waiting) if waiting.is_for(owner) => return Some(Event::Admitted(key, true)),
+            Some(_) => self.let_go(key), // it was another tenant's
+            None => {}
+        }
+        let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
+        match self.launch.on_demand.demand.clone() {
+            Demand::Never => Some(Event::Admitted(key, false)),
+            Demand::Extension(extension) => {
+                let file = [vassal.name.as_bytes(), extension.as_bytes()].concat();
+                let by = OsStr::from_bytes(&file).display().to_string();
+                match companion::first_line_of(&directory.join(OsStr::from_bytes(&file)), owner) {
+                    Ok(line) if line.is_empty() => Some(match companion::may_come(&vassal.identity) {
+                        Some(patience) => Event::AdmitAgain(key, patience),
+                        None => self.is_ordinary(key),
+                    }),
+                    Ok(line) => Some(self.bind(key, vassal, &line, &by, &directory)),
+                    Err(cause) => Some(self.refuse(key, vassal, &format!("{by}: {cause}"))),
+                }
+            }
+            Demand::Directory(sockets) => {
+                let base = vassal.name.as_path().file_stem().unwrap_or_default();
+                let path = sockets.join(OsString::from_vec([base.as_bytes(), b".socket"].concat()));
+                let text = path.display().to_string();
+                Some(match Address::at(&path, &directory) {
+                    Ok(address) => self.bind_to(key, vassal, &address, &text, "emperor-on-demand-directory"),
+                    Err(bad) => self.refuse(key, vassal, &format!("emperor-on-demand-directory: {bad}")),
+                })
+            }
+            Demand::Command(_) => {
+                self.ask_about(key, court);
+                None
+            }
+        }
+    }
+
+    /// The tenant whose rights a vassal's socket is made with: his, if the address is his own writing.
+    fn socket_owner(&self, vassal: &Vassal) -> Option<Owner> {
+        let his = matches!(self.launch.on_demand.demand, Demand::Extension(_));
+        let tyrant = self.launch.confinement.tyrant.filter(|_| his);
+        tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid))
+    }
+
+    fn is_ordinary(&mut self, key: Key) -> Event {
+        self.refusals.remove(&key);
+        Event::Admitted(key, false)
+    }
+
+    /// Binds what a line says, which `by` has named.
+    fn bind(&mut self, key: Key, vassal: &Vassal, line: &[u8], by: &str, directory: &Path) -> Event {
+        match Address::parse(line, directory) {
+            Ok(address) => self.bind_to(key, vassal, &address, &String::from_utf8_lossy(line), by),
+            Err(bad) => self.refuse(key, vassal, &format!("{by}: {bad}")),
+        }
+    }
+
+    fn bind_to(&mut self, key: Key, vassal: &Vassal, address: &Address, text: &str, by: &str) -> Event {
+        let owner = self.socket_owner(vassal);
+        if let (Some(_), Address::Tcp(tcp)) = (owner, address)
+            && (1..FIRST_FREE_PORT).contains(&tcp.port())
+        {
+            let why = format!("{by}: {address}: a tenant may not have a port below {FIRST_FREE_PORT}");
+            return self.refuse(key, vassal, &why);
+        }
+        match address.bind(self.launch.on_demand.backlog, MODE, owner) {
+            Ok(listener) => {
+                info!(
+                    "[uwsgi-emperor] {} -> \"on demand\" instance detected, waiting for connections on socket \"{address}\" ...",
+                    vassal.name
+                );
+                self.slot(key).waiting = Some(Waiting::new(listener, text));
+                self.refusals.remove(&key);
+                Event::Admitted(key, true)
+            }
+            Err(cause) => {
+                let help = remedy(&cause, owner);
+                self.refuse(key, vassal, &format!("{by}: {address}: {cause}{help}"))
+            }
+        }
+    }
+
+    /// Says why a vassal cannot have its socket: once, however often it is tried.
+    fn refuse(&mut self, key: Key, vassal: &Vassal, why: &str) -> Event {
+        let before = self.refusals.insert(key, why.into());
+        if before.as_deref() != Some(why) {
+            let name = &vassal.name;
+            error!(
+                "[emperor] vassal {name} gets no on-demand socket: {why}. It is tried again by and by, and at once \
+                 when {name} is touched"
+            );
+        }
+        Event::NotBound(key)
+    }
+
+    /// Holds from now on the socket that somebody else has held.
+    pub(super) fn wait_on(&mut self, key: Key, socket: OwnedFd, address: &str, file: Option<&FileRecord>) {
+        let listener = Listener { file: file.map(SocketFile::of_record), socket };
+        self.slot(key).waiting = Some(Waiting::new(listener, address));
+    }
+
+    /// Watches a socket for its next connection.
+    pub(super) fn listen_on(&mut self, key: Key, court: &Court) {
+        if let Some(vassal) = court.get(key) {
+            self.mend(key, vassal);
+        }
+        let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
+        let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
+        let Some(waiting) = held.waiting.as_mut().filter(|waiting| !waiting.watched) else { return };
+        match self.epoll.add(&waiting.listener.socket, token) {
+            Ok(()) => waiting.watched = true,
+            Err(cause) => error!("[emperor] cannot watch the socket {}: {cause}", waiting.address),
+        }
+    }
+
+    /// Somebody connects: from here on the vassal itself looks at the socket.
+    pub(super) fn connected(&mut self, key: Key) -> Option<Event> {
+        self.look_away(key)?;
+        Some(Event::Connection(key))
+    }
+
+    fn look_away(&mut self, key: Key) -> Option<()> {
+        let held = self.held.get_mut(key.index()).filter(|held| held.key == Some(key))?;
+        let waiting = held.waiting.as_mut().filter(|waiting| waiting.watched)?;
+        waiting.watched = false;
+        // It was added, and is open.
+        let _ = self.epoll.delete(&waiting.listener.socket);
+        Some(())
+    }
+
+    /// Closes a vassal's socket. Whoever else has it open, such as what a vassal left behind, must not keep it in the
+    /// epoll.
+    pub(super) fn let_go(&mut self, key: Key) {
+        self.look_away(key);
+        if let Some(held) = self.held(key) {
+            held.waiting = None;
+        }
+    }
+
+    /// The socket that becomes a vassal's standard input, if it is to have one.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub(super) fn on_demand_socket(&mut self, key: Key) -> io::Result<Option<OwnedFd>> {
+        let waiting = self.held(key).and_then(|held| held.waiting.as_ref());
+        waiting.map(|waiting| waiting.listener.socket.try_clone()).transpose()
+    }
+
+    /// Looks whether clients still find the sockets that wait.
+    pub fn look_after_sockets(&mut self, court: &Court) {
+        let keys: Vec<Key> =
+            self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
+        for key in keys {
+            if let Some(vassal) = court.get(key) {
+                self.mend(key, vassal);
+            }
+        }
+    }
+
+    /// Makes a socket anew whose file was removed, or replaced: no client would find it. Those who wait at the old one
+    /// are served first.
+    fn mend(&mut self, key: Key, vassal: &Vassal) {
+        let backlog = self.launch.on_demand.backlog;
+        let Some(held) = self.held(key).filter(|held| held.waiting.is_some()) else { return };
+        let Some(waiting) = held.waiting.as_mut() else { return };
+        let Some(file) = waiting.listener.file.as_ref().filter(|file| !file.is_there()) else { return };
+        if somebody_waits(&waiting.listener.socket) {
+            return;
+        }
+        let address = Address::Path(file.path().to_path_buf());
+        match address.bind(backlog, MODE, file.owner()) {
+            Ok(listener) => {
+                let watched = self.look_away(key).is_some();
+                if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
+                    waiting.listener = listener;
+                }
+                self.refusals.remove(&key);
+                warn!(
+                    "[emperor] the file of the on-demand socket {address} was gone or replaced, and is made anew: \
+                     nobody but the emperor may bind it, also not {}, which has it as standard input",
+                    vassal.name
+                );
+                if watched {
+                    let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
+                    self.watch_again(key, token);
+                }
+            }
+            Err(cause) => {
+                let why = format!("{address}: {cause}");
+                let before = self.refusals.insert(key, why.as_str().into());
+                if before.as_deref() != Some(&why) {
+                    error!(
+                        "[emperor] the file of the on-demand socket of vassal {} is gone or replaced, and cannot be made \
+                         anew: {why}{}. It is tried again by and by, and at once on SIGWINCH",
+                        vassal.name,
+                        remedy(&cause, None)
+                    );
+                }
+            }
+        }
+    }
+
+    fn watch_again(&mut self, key: Key, token: EpollEvent) {
+        let Some(held) = self.held.get_mut(key.index()) else { return };
+        let Some(waiting) = held.waiting.as_mut() else { return };
+        match self.epoll.add(&waiting.listener.socket, token) {
+            Ok(()) => waiting.watched = true,
+            Err(cause) => error!("[emperor] cannot watch the socket {}: {cause}", waiting.address),
+        }
+    }
+
+    /// Says so if a vassal that was just started will bind the socket that it was given: that takes it away from us. A
+    /// tenant's file is not read here.
+    pub(super) fn warn_of_trap(&mut self, key: Key, court: &Court) {
+        if self.launch.confinement.tyrant.is_some() || !self.launch.engine.reads_uwsgi_files() {
+            return;
+        }
+        let Some(vassal) = court.get(key) else { return };
+        let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return };
+        if std::mem::replace(&mut waiting.searched, vassal.identity.mtime_ns) == vassal.identity.mtime_ns {
+            return;
+        }
+        let text = waiting.address.to_string();
+        let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return };
+        let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return };
+        let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+        let environment = self.launch.environment.of(false, None);
+        if let Some(option) = judge::binds(place.path(), &arguments, &environment, &address) {
+            warn!(
+                "[emperor] vassal {} binds its own on-demand socket: {option}; take that line out, the vassal has the \
+                 socket as standard input",
+                vassal.name
+            );
+        }
+    }
+}
+
+fn has_lost_file(held: &Held) -> bool {
+    let waiting = held.waiting.as_ref().filter(|waiting| waiting.watched);
+    waiting.and_then(|waiting| waiting.listener.file.as_ref()).is_some_and(|file| !file.is_there())
+}
+
+fn somebody_waits(socket: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
+        .is_ok_and(|ready| ready > 0)
+}
+
+/// What helps when a socket cannot be made.
+fn remedy(cause: &io::Error, owner: Option<Owner>) -> String {
+    match (cause.kind(), owner) {
+        (io::ErrorKind::AddrInUse, _) => "; end that process, or choose another address".into(),
+        (io::ErrorKind::AlreadyExists, _) => "; remove that file, or choose another address".into(),
+        (io::ErrorKind::NotFound, _) => "; make its directory".into(),
+        (io::ErrorKind::AddrNotAvailable, _) => "; no interface of this machine has it".into(),
+        (io::ErrorKind::PermissionDenied, Some((uid, _))) => {
+            format!("; user {uid} must be allowed to make it")
+        }
+        _ => String::new(),
+    }
+}
