@@ -312,7 +312,7 @@ impl Hands {
     /// Says so if a vassal that was just started will bind the socket that it was given: that takes it away from us. A
     /// tenant's file is not read here.
     pub(super) fn warn_of_trap(&mut self, key: Key, court: &Court) {
-        if self.launch.confinement.tyrant.is_some() || !self.launch.engine.reads_uwsgi_files() {
+        if self.launch.confinement.tyrant.is_some() {
             return;
         }
         let Some(vassal) = court.get(key) else { return };
