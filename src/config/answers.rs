@@ -208,13 +208,16 @@ impl Config {
         self.pairs.iter().find(|pair| *pair.key == *key)?.value()
     }
 
-    /// Pairs whose key is no option here and that nothing refers to as a placeholder, with the nearest known name.
+    /// Pairs whose key is no option here, with the nearest known name.
     pub fn unknown(&self) -> impl Iterator<Item = (&Pair, Option<&'static Opt>)> {
         self.pairs
             .iter()
             .filter(|pair| !super::blocks::is_end(&pair.key))
             .filter(|pair| options::find(&pair.key).is_none_or(|option| !self.plugins.know(option)))
-            .map(|pair| (pair, options::nearest(&pair.key, self.plugins)))
+            .enumerate()
+            // A file of so many unknown keys is full of placeholders; looking each up would cost more than it helps.
+            .map(|(at, pair)| (pair, (at < MOST_GUESSES).then(|| options::nearest(&pair.key, self.plugins))))
+            .map(|(pair, near)| (pair, near.flatten()))
     }
 
     /// Options that were given but are nothing the emperor acts on.
@@ -269,6 +272,9 @@ impl Config {
         self.applied.iter().rev().find(|a| Some(a.option.same_as) == id).map(|a| self.pair_of(a))
     }
 }
+
+/// For so many unknown keys the nearest known name is looked up.
+const MOST_GUESSES: usize = 200;
 
 fn id(name: &str) -> Option<OptionId> {
     options::find(name.as_bytes()).map(|option| option.same_as)

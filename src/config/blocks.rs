@@ -77,8 +77,10 @@ impl Engine<'_> {
         let (truth, item) = match &plain[..] {
             "for" => return Ok(Verdict::Each(values::words(argument, b' ').map(<[u8]>::to_vec).collect())),
             "for-times" => {
-                let most = u32::try_from(values::atoi(Some(argument))).unwrap_or(0);
-                return Ok(Verdict::Each((1..=most).map(|n| n.to_string().into_bytes()).collect()));
+                // One more than there may be pairs ends in the error about that.
+                let times =
+                    usize::try_from(values::atoi(Some(argument))).unwrap_or(0).min(self.limits.pairs + 1);
+                return Ok(Verdict::Each((1..=times).map(|n| n.to_string().into_bytes()).collect()));
             }
             "for-glob" => {
                 self.count_read(&block.origin)?;

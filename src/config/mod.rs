@@ -40,3 +40,4 @@ pub use error::{ConfigError, Trouble};
 pub use loader::Loader;
 pub use model::{How, Limits, Origin, Output, Pair, Place, SourceFile, Via, lossy};
 pub use uwsgi::as_uwsgi;
+pub use validate::CAPABILITIES;

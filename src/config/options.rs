@@ -208,31 +208,77 @@ pub fn nearest(name: &[u8], plugins: Plugins) -> Option<&'static Opt> {
     if let Some(option) = find(&swapped).filter(|o| plugins.know(o)) {
         return Some(option);
     }
+    let set = letters(&swapped);
     OPTIONS
         .iter()
         .filter(|o| plugins.know(o) && o.name.len().abs_diff(name.len()) <= allowed)
+        .filter(|o| (letters(o.name.as_bytes()) ^ set).count_ones() as usize <= 2 * allowed)
         .filter_map(|o| distance(o.name.as_bytes(), &swapped, allowed).map(|d| (d, o.rank, o)))
         .min_by_key(|(d, rank, _)| (*d, *rank))
         .map(|(_, _, o)| o)
 }
 
+/// A bit for each letter that occurs: two names within n edits differ in at most 2n of them.
+fn letters(name: &[u8]) -> u32 {
+    name.iter().fold(0, |set, byte| set | 1 << (byte & 31))
+}
+
 /// Edit distance with neighbours swapped as one edit, or `None` above `most`.
 fn distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
-    let mut before = vec![0; b.len() + 1];
-    let mut last: Vec<usize> = (0..=b.len()).collect();
+    if b.len() >= LONGEST_NAME {
+        return None;
+    }
+    let (mut before, mut last, mut row) = ([0; LONGEST_NAME], [0; LONGEST_NAME], [0; LONGEST_NAME]);
+    last.iter_mut().enumerate().for_each(|(at, cell)| *cell = at);
     for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1; b.len() + 1];
+        row[0] = i + 1;
+        let mut least = row[0];
         for (j, y) in b.iter().enumerate() {
             let mut best = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
             if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
                 best = best.min(before[j - 1] + 1);
             }
             row[j + 1] = best;
+            least = least.min(best);
         }
-        if row.iter().min().is_some_and(|m| *m > most) {
+        if least > most {
             return None;
         }
-        before = std::mem::replace(&mut last, row);
+        (before, last, row) = (last, row, before);
     }
-    last.last().copied().filter(|d| *d <= most)
+    Some(last[b.len()]).filter(|d| *d <= most)
+}
+
+/// No option's name is as long as this.
+const LONGEST_NAME: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_found() {
+        let near = |name: &str| nearest(name.as_bytes(), Plugins::core()).map(|o| o.name);
+        for (name, meant) in [
+            ("proceses", Some("processes")),
+            ("max_requests", Some("max-requests")),
+            ("hrakiri", Some("harakiri")),
+            ("hraakiri", Some("harakiri")),
+            ("Master", Some("master")),
+            ("chmod-scoket", Some("chmod-socket")),
+            ("database", None),
+            ("x", None),
+        ] {
+            assert_eq!(near(name), meant, "{name}");
+        }
+    }
+
+    #[test]
+    fn plugins_are_known_by_the_names_of_their_files() {
+        for (name, plugin) in
+            [("python311", "python"), ("lua51", "lua"), ("http", "http"), ("/x/php_plugin.so", "php")]
+        {
+            assert_eq!(plugin_of(name), plugin);
+        }
+    }
 }

@@ -191,8 +191,8 @@ const ACTIONS: [&str; 38] = [
     "setprocname",
 ];
 
-/// Names of capabilities. Source: capabilities(7).
-const CAPABILITIES: [&str; 41] = [
+/// Names of capabilities, in lower case and without `CAP_`; the index is the number. Source: capabilities(7).
+pub const CAPABILITIES: [&str; 41] = [
     "chown",
     "dac_override",
     "dac_read_search",

@@ -4,50 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Names of the capabilities; the index is the number. Source: capabilities(7), without the `CAP_` prefix.
-const CAPABILITY_NAMES: [&str; 41] = [
-    "chown",
-    "dac_override",
-    "dac_read_search",
-    "fowner",
-    "fsetid",
-    "kill",
-    "setgid",
-    "setuid",
-    "setpcap",
-    "linux_immutable",
-    "net_bind_service",
-    "net_broadcast",
-    "net_admin",
-    "net_raw",
-    "ipc_lock",
-    "ipc_owner",
-    "sys_module",
-    "sys_rawio",
-    "sys_chroot",
-    "sys_ptrace",
-    "sys_pacct",
-    "sys_admin",
-    "sys_boot",
-    "sys_nice",
-    "sys_resource",
-    "sys_time",
-    "sys_tty_config",
-    "mknod",
-    "lease",
-    "audit_write",
-    "audit_control",
-    "setfcap",
-    "mac_override",
-    "mac_admin",
-    "syslog",
-    "wake_alarm",
-    "block_suspend",
-    "audit_read",
-    "perfmon",
-    "bpf",
-    "checkpoint_restore",
-];
+use crate::config::CAPABILITIES;
+
 /// `setpcap`, which uWSGI always leaves in the bounding set.
 const SETPCAP: u8 = 8;
 /// The kernel's sets have 64 bits.
@@ -104,7 +62,7 @@ impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut comma = "";
         for number in (0..=MAX_CAPABILITY).filter(|number| self.holds(*number)) {
-            match CAPABILITY_NAMES.get(usize::from(number)) {
+            match CAPABILITIES.get(usize::from(number)) {
                 Some(name) => write!(f, "{comma}{name}")?,
                 None => write!(f, "{comma}{number}")?,
             }
@@ -117,7 +75,7 @@ impl fmt::Display for Capabilities {
 fn capability_number(word: &str) -> Option<u8> {
     let lower = word.to_ascii_lowercase();
     let name = lower.strip_prefix("cap_").unwrap_or(&lower);
-    let named = CAPABILITY_NAMES.iter().position(|known| *known == name);
+    let named = CAPABILITIES.iter().position(|known| *known == name);
     let number = named.and_then(|n| u8::try_from(n).ok()).or_else(|| word.parse().ok())?;
     (number <= MAX_CAPABILITY).then_some(number)
 }
