@@ -54,6 +54,7 @@ fn look(arguments: &[OsString], environment: &[(OsString, OsString)], input: &[u
         total_bytes: 1 << 20,
         pairs: 1 << 12,
         expansions: 256,
+        work: 1 << 20,
         ..Limits::default()
     };
     for mode in [Mode::Uwsgi, Mode::Emperor] {

@@ -246,19 +246,6 @@ impl Config {
         out
     }
 
-    /// `--get`: the answer goes to standard output, and the program ends.
-    pub(super) fn answer_get(&mut self) {
-        let keys: Vec<Vec<u8>> = self.list("get").map(|got| got.value.to_vec()).collect();
-        for key in &keys {
-            if let Some(value) = self.first_value(key).map(<[u8]>::to_vec) {
-                self.output.print(&value);
-            }
-        }
-        if !keys.is_empty() {
-            self.exit = Some(0);
-        }
-    }
-
     pub(super) fn pair_of<'c>(&'c self, applied: &'c Applied) -> &'c Pair {
         match &applied.which {
             Which::Pair(index) => &self.pairs[*index],

@@ -66,6 +66,7 @@ impl Engine<'_> {
 
     fn judge(&mut self, block: &Block) -> Step<Verdict> {
         let argument = &block.argument[..];
+        self.spend(argument.len() + 1, &block.origin)?;
         let plain = block.word.replacen("if-not-", "if-", 1);
         let negated = plain.len() != block.word.len();
         let (name, wanted) = match values::split_first(argument, b'=') {
@@ -121,7 +122,10 @@ impl Engine<'_> {
     fn lines_of(&mut self, block: &Block) -> Step<Vec<Vec<u8>>> {
         self.count_read(&block.origin)?;
         let text = match self.world.read(&block.argument, self.limits.file_bytes) {
-            Ok(text) => text,
+            Ok(text) => {
+                self.spend(text.len(), &block.origin)?;
+                text
+            }
             Err(error) => {
                 let name = block.argument.clone();
                 let text = Trouble::Unreadable { name, error }.to_string();

@@ -9,8 +9,7 @@ use std::sync::Arc;
 /// A declared option.
 #[derive(Debug)]
 pub(super) struct Declared {
-    /// Its name.
-    pub name: Vec<u8>,
+    name: Vec<u8>,
     /// What it stands for.
     template: Vec<(Vec<u8>, Vec<u8>)>,
     /// It was declared while applying, so uses act only while applying.
@@ -32,12 +31,8 @@ impl Engine<'_> {
             .map_while(|item| values::split_first(item, b'='))
             .map(|(key, value)| (key.to_vec(), value.to_vec()))
             .collect();
-        self.declared.push(Arc::new(Declared {
-            name: name.to_vec(),
-            template,
-            late,
-            origin: origin.clone(),
-        }));
+        let declared = Declared { name: name.to_vec(), template, late, origin: origin.clone() };
+        self.declared.entry(name.to_vec()).or_insert_with(|| Arc::new(declared));
         Ok(())
     }
 
@@ -60,12 +55,16 @@ impl Engine<'_> {
         let derived = origin.with(How::Declared, &declared.origin);
         self.declared_depth += 1;
         for (key, value) in &declared.template {
+            self.spend(key.len() + value.len() + words.len() + DERIVED_WORK, origin)?;
             self.perform_derived(&fill(key, &words), &fill(value, &words), derived.clone())?;
         }
         self.declared_depth -= 1;
         Ok(())
     }
 }
+
+/// What one derived pair counts for, so that a few options that stand for one another twice each have an end.
+const DERIVED_WORK: usize = 512;
 
 /// Puts the words for `$1`, `$2`… one number after the other, so `$10` begins with `$1`, and a word may itself bring
 /// in a later number. Numbers without a word stay.

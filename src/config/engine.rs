@@ -5,13 +5,13 @@ use super::blocks::Block;
 use super::declare::Declared;
 use super::door::World;
 use super::error::{Halt, Step, Trouble, halt};
-use super::expand::{Runaway, expand, placeholder};
+use super::expand::{Most, Runaway, expand, placeholder};
 use super::magic::FileVars;
 use super::model::{Limits, Origin, Output, Pair, lossy};
 use super::options::{self, Opt, OptionId, Plugins};
 use super::validate::Checks;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
@@ -45,13 +45,14 @@ pub(super) struct Engine<'w> {
     pub plugin_folders: Vec<Vec<u8>>,
     pub autoload: bool,
     pub strict: bool,
-    pub blacklist: Option<Vec<u8>>,
-    pub whitelist: Option<Vec<u8>>,
+    /// Words in lower case.
+    pub blacklist: Option<HashSet<Vec<u8>>>,
+    pub whitelist: Option<HashSet<Vec<u8>>>,
     pub block: Option<Arc<Block>>,
     /// The open block is being carried out: pairs that arrive are its own.
     pub running: bool,
     pub reloading: bool,
-    pub declared: Vec<Arc<Declared>>,
+    pub declared: HashMap<Vec<u8>, Arc<Declared>>,
     pub declared_depth: usize,
     pub fallback: Option<Vec<u8>>,
     pub inject_before: Vec<Vec<u8>>,
@@ -60,11 +61,12 @@ pub(super) struct Engine<'w> {
     pub own: FileVars,
     pub main: Option<FileVars>,
     pub last_ini: Option<Vec<u8>>,
-    /// How deep we are in files, and in files that cannot be the main one.
-    pub depth: usize,
+    /// How deep we are in files that cannot be the main one.
     pub templates: usize,
     pub reads: usize,
     pub bytes: usize,
+    /// What is left of `Limits::work`.
+    pub work: usize,
     pub checks: Checks,
     /// Texts as they were read, if they are to be kept.
     pub texts: Option<Vec<ReadText>>,
@@ -102,7 +104,7 @@ impl<'w> Engine<'w> {
             block: None,
             running: false,
             reloading: false,
-            declared: Vec::new(),
+            declared: HashMap::new(),
             declared_depth: 0,
             fallback: None,
             inject_before: Vec::new(),
@@ -110,10 +112,10 @@ impl<'w> Engine<'w> {
             own: FileVars::default(),
             main: None,
             last_ini: None,
-            depth: 0,
             templates: 0,
             reads: 0,
             bytes: 0,
+            work: limits.work,
             checks: Checks::default(),
             texts: None,
         }
@@ -128,11 +130,12 @@ impl<'w> Engine<'w> {
             }
         }
         self.expand_all()?;
-        self.apply_all()
+        self.apply_all()?;
+        self.answer_get()
     }
 
     pub(super) fn finish(self, exit: Option<u8>) -> Config {
-        let mut config = Config {
+        Config {
             pairs: self.pairs,
             applied: self.applied,
             implied: self.implied,
@@ -143,11 +146,7 @@ impl<'w> Engine<'w> {
             open_block: self.block.map(|block| block.origin.clone()),
             strict: self.strict,
             texts: self.texts.unwrap_or_default(),
-        };
-        if exit.is_none() {
-            config.answer_get();
         }
-        config
     }
 
     /// Variables named `UWSGI_…` are options, in the order of the environment.
@@ -193,7 +192,7 @@ impl<'w> Engine<'w> {
     }
 
     fn allowed(&self, key: &[u8], origin: &Origin) -> Step {
-        let listed = |list: &[u8]| list.split(|b| *b == b' ').any(|word| word.eq_ignore_ascii_case(key));
+        let listed = |list: &HashSet<Vec<u8>>| list.contains(&key.to_ascii_lowercase());
         let by = match (&self.blacklist, &self.whitelist) {
             (Some(list), _) if listed(list) => "blacklist",
             (_, Some(list)) if !listed(list) => "whitelist",
@@ -221,7 +220,7 @@ impl<'w> Engine<'w> {
             return Ok(());
         }
         let Some(option) = self.known(&key) else {
-            if let Some(declared) = self.declared.iter().find(|d| !d.late && *d.name == *key).cloned() {
+            if let Some(declared) = self.declared.get(&*key).filter(|d| !d.late).cloned() {
                 self.done[index] = true;
                 let pair = self.pairs[index].clone();
                 return self.use_declared(&declared, pair.value.as_deref(), &pair.origin);
@@ -281,7 +280,7 @@ impl<'w> Engine<'w> {
             self.applied.push(Applied { which: Which::Derived(Box::new(pair)), option });
             return self.perform(option, Some(value), &origin);
         }
-        if let Some(declared) = self.declared.iter().find(|d| *d.name == *key).cloned() {
+        if let Some(declared) = self.declared.get(key).cloned() {
             return self.use_declared(&declared, Some(value), &origin);
         }
         if self.strict {
@@ -311,21 +310,24 @@ impl<'w> Engine<'w> {
         if !value.windows(2).any(|two| two == [symbol, b'(']) {
             return Ok(());
         }
-        let (bytes, count) = (self.limits.value_bytes, self.limits.expansions);
+        let bytes = self.limits.value_bytes;
+        let mut work = self.work;
+        let most = Most { bytes, replacements: self.limits.expansions, work: &mut work };
         let result = match symbol {
-            b'$' => expand::<Failed>(symbol, value, bytes, count, |name| {
+            b'$' => expand::<Failed>(symbol, value, most, |name| {
                 Ok(self.environment.get(name).map(|v| Cow::Borrowed(&v[..])))
             }),
             b'%' => {
-                expand(symbol, value, bytes, count, |name| Ok(placeholder(name, |key| self.first_value(key))))
+                expand(symbol, value, most, |name| Ok(placeholder(name, bytes, |key| self.first_value(key))?))
             }
             _ => {
                 let (value, origin) = (value.to_vec(), self.pairs[index].origin.clone());
-                expand(symbol, &value, bytes, count, |name| {
+                expand(symbol, &value, most, |name| {
                     self.bring_in(name, &origin).map(|text| Some(Cow::Owned(text))).map_err(Failed::Halt)
                 })
             }
         };
+        self.work = work;
         let pair = &mut self.pairs[index];
         match result {
             Ok(None) => {}
@@ -352,27 +354,52 @@ impl<'w> Engine<'w> {
         Ok(())
     }
 
-    /// Applies in list order; when that appended pairs, once more from the start.
+    /// Applies in list order. When that appended pairs, uWSGI begins again at the start; as all above is done or
+    /// unknown, this matters only if what is known has changed meanwhile.
     fn apply_all(&mut self) -> Step {
-        let mut from = 0;
-        loop {
+        let known = |engine: &Self| (engine.plugins, engine.declared.len(), engine.strict, engine.autoload);
+        let mut before = known(self);
+        let mut index = 0;
+        while index < self.pairs.len() {
             let count = self.pairs.len();
-            let mut index = from;
-            while index < self.pairs.len() {
-                if !self.done[index] {
-                    self.apply_one(index)?;
-                }
-                index += 1;
-                if self.pairs.len() != count {
-                    break;
-                }
+            if !self.done[index] {
+                self.apply_one(index)?;
             }
-            if self.pairs.len() == count {
-                break;
+            index += 1;
+            if self.pairs.len() != count && known(self) != before {
+                before = known(self);
+                index = 0;
             }
-            from = 0;
         }
         Ok(())
+    }
+
+    /// `--get`: the answer goes to standard output, and the program ends.
+    fn answer_get(&mut self) -> Step {
+        let mut asked = false;
+        for at in 0..self.applied.len() {
+            if self.applied[at].option.name != "get" {
+                continue;
+            }
+            asked = true;
+            let Which::Pair(index) = self.applied[at].which else { continue };
+            let key = self.pairs[index].value.clone().unwrap_or_default();
+            if let Some(value) = self.first_value(&key).map(<[u8]>::to_vec) {
+                self.output.print(&value);
+            }
+        }
+        if asked { Err(Halt::Exit(0)) } else { Ok(()) }
+    }
+
+    /// Takes from what is left of the work that this reading may be.
+    pub(super) fn spend(&mut self, work: usize, origin: &Origin) -> Step {
+        match self.work.checked_sub(work) {
+            Some(left) => {
+                self.work = left;
+                Ok(())
+            }
+            None => halt(origin, Trouble::TooMuch("this configuration takes too long to read".into())),
+        }
     }
 
     fn apply_one(&mut self, index: usize) -> Step {
@@ -380,7 +407,7 @@ impl<'w> Engine<'w> {
         if let Some(option) = self.known(&key) {
             return self.perform_pair(index, option);
         }
-        if let Some(declared) = self.declared.iter().find(|d| *d.name == *key).cloned() {
+        if let Some(declared) = self.declared.get(&*key).cloned() {
             self.done[index] = true;
             let pair = self.pairs[index].clone();
             return self.use_declared(&declared, pair.value.as_deref(), &pair.origin);

@@ -6,6 +6,16 @@
 use super::values::leading_integer;
 use std::borrow::Cow;
 
+/// What one scan may cost.
+pub(super) struct Most<'m> {
+    /// Length of the value.
+    pub bytes: usize,
+    /// References replaced.
+    pub replacements: usize,
+    /// Bytes looked at, taken from what is left for the whole reading.
+    pub work: &'m mut usize,
+}
+
 /// How a scan went wrong.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Runaway {
@@ -22,8 +32,7 @@ pub(super) enum Runaway {
 pub(super) fn expand<'a, E: From<Runaway>>(
     symbol: u8,
     value: &[u8],
-    most_bytes: usize,
-    most_replacements: usize,
+    most: Most<'_>,
     mut look_up: impl FnMut(&[u8]) -> Result<Option<Cow<'a, [u8]>>, E>,
 ) -> Result<Option<Vec<u8>>, E> {
     if !value.windows(2).any(|two| two == [symbol, b'(']) {
@@ -35,10 +44,9 @@ pub(super) fn expand<'a, E: From<Runaway>>(
     // Where the run of symbols and open references that we are in began. A replacement may complete it anew.
     let mut clean = 0;
     let mut replaced = 0;
-    // References inside an unfinished one make their surroundings be read again; that, too, has an end.
-    let mut steps = (most_bytes + value.len()).saturating_mul(16);
     while let Some(byte) = rest.pop() {
-        steps = steps.checked_sub(1).ok_or(Runaway::Count)?;
+        // References inside an unfinished one make their surroundings be read again; that, too, has an end.
+        *most.work = most.work.checked_sub(1).ok_or(Runaway::Count)?;
         let at = done.len();
         done.push(byte);
         state = match state {
@@ -60,10 +68,10 @@ pub(super) fn expand<'a, E: From<Runaway>>(
                 let text = if name.is_empty() { None } else { look_up(name)? };
                 if let Some(text) = text {
                     replaced += 1;
-                    if replaced > most_replacements {
+                    if replaced > most.replacements {
                         return Err(Runaway::Count.into());
                     }
-                    if start + text.len() + rest.len() > most_bytes {
+                    if start + text.len() + rest.len() > most.bytes {
                         return Err(Runaway::Length.into());
                     }
                     rest.extend(text.iter().rev());
@@ -92,10 +100,11 @@ enum State {
 /// What `%(reference)` stands for: a key's value or, with a space in it, the result of a pipeline of words.
 pub(super) fn placeholder<'a>(
     reference: &[u8],
+    most_bytes: usize,
     get: impl Fn(&[u8]) -> Option<&'a [u8]>,
-) -> Option<Cow<'a, [u8]>> {
+) -> Result<Option<Cow<'a, [u8]>>, Runaway> {
     if !reference.contains(&b' ') {
-        return get(reference).map(Cow::Borrowed);
+        return Ok(get(reference).map(Cow::Borrowed));
     }
     let mut result: Option<Vec<u8>> = None;
     let mut operation = None;
@@ -110,14 +119,19 @@ pub(super) fn placeholder<'a>(
             _ => {
                 let text =
                     if word.iter().all(u8::is_ascii_digit) { word } else { get(word).unwrap_or_default() };
-                result = Some(match operation.take() {
-                    None => [result.as_deref().unwrap_or_default(), text].concat(),
-                    Some(operation) => calculate(operation, result.as_deref().unwrap_or_default(), text),
-                });
+                match operation.take() {
+                    None => result.get_or_insert_default().extend_from_slice(text),
+                    Some(operation) => {
+                        result = Some(calculate(operation, result.as_deref().unwrap_or_default(), text));
+                    }
+                }
+                if result.as_ref().is_some_and(|result| result.len() > most_bytes) {
+                    return Err(Runaway::Length);
+                }
             }
         }
     }
-    result.map(Cow::Owned)
+    Ok(result.map(Cow::Owned))
 }
 
 fn calculate(operation: u8, left: &[u8], right: &[u8]) -> Vec<u8> {
@@ -158,7 +172,8 @@ mod tests {
 
     fn with(pairs: &[(&str, &str)], value: &str) -> Result<String, String> {
         let get = |key: &[u8]| pairs.iter().find(|(k, _)| k.as_bytes() == key).map(|(_, v)| v.as_bytes());
-        let out = expand::<String>(b'%', value.as_bytes(), 1000, 100, |r| Ok(placeholder(r, get)))?;
+        let most = Most { bytes: 1000, replacements: 100, work: &mut 100_000 };
+        let out = expand::<String>(b'%', value.as_bytes(), most, |r| Ok(placeholder(r, 1000, get)?))?;
         Ok(out.map_or(value.to_owned(), |o| String::from_utf8(o).unwrap()))
     }
 
@@ -216,10 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unfinished_reference_does_not_make_all_behind_it_be_read_again_and_again() {
+        let value = format!("x%(a{}", "%(b)".repeat(50_000));
+        let most = Most { bytes: 1 << 24, replacements: 1 << 20, work: &mut (1 << 20) };
+        let out = expand::<String>(b'%', value.as_bytes(), most, |_| Ok(Some(Cow::Borrowed(b"y"))));
+        assert_eq!(out, Err("Count".into()));
+    }
+
+    #[test]
     fn many_references_cost_as_much_as_they_bring_in() {
         let value = "x%(c)".repeat(200_000);
-        let out =
-            expand::<String>(b'%', value.as_bytes(), 1 << 24, 1 << 20, |_| Ok(Some(Cow::Borrowed(b"y"))));
+        let most = Most { bytes: 1 << 24, replacements: 1 << 20, work: &mut (value.len() * 2) };
+        let out = expand::<String>(b'%', value.as_bytes(), most, |_| Ok(Some(Cow::Borrowed(b"y"))));
         assert_eq!(out.unwrap().unwrap().len(), 400_000);
     }
 }

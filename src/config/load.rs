@@ -70,8 +70,9 @@ impl Engine<'_> {
 
     /// Reads a file in the given format; its pairs land at the end of the list.
     pub(super) fn load(&mut self, format: Format, word: &'static str, name: &[u8], by: &Origin) -> Step {
-        if self.depth >= self.limits.depth {
-            let text = format!("{} is loaded {} files deep: does it load itself?", lossy(name), self.depth);
+        let depth = by.file_line().map_or(0, |(file, _)| file.depth + 1);
+        if depth >= self.limits.depth {
+            let text = format!("{} is loaded {depth} files deep: does it load itself?", lossy(name));
             return halt(by, Trouble::TooMuch(text));
         }
         self.count_read(by)?;
@@ -94,14 +95,16 @@ impl Engine<'_> {
         if format == Format::Ini {
             self.last_ini = Some(given.clone());
         }
-        let source =
-            Arc::new(SourceFile { given: given.clone(), absolute, loaded_by: by.clone(), loaded_as: word });
+        let source = Arc::new(SourceFile {
+            given: given.clone(),
+            absolute,
+            loaded_by: by.clone(),
+            loaded_as: word,
+            depth,
+        });
         let section = asked.filter(|s| !s.is_empty()).unwrap_or(b"uwsgi");
         let text = self.text_of(format, section, &given, &source, by)?;
-        self.depth += 1;
-        let result = self.parse(format, &text, asked, section, &source);
-        self.depth -= 1;
-        result
+        self.parse(format, &text, asked, section, &source)
     }
 
     /// Finds the file and makes `%p` and its kin its own. Addresses and standard input change only `%o`.
@@ -173,8 +176,13 @@ impl Engine<'_> {
             }
             for name in names {
                 let loaded_as = if behind { "inject-after" } else { "inject-before" };
-                let file =
-                    SourceFile { given: name.clone(), absolute: None, loaded_by: by.clone(), loaded_as };
+                let file = SourceFile {
+                    given: name.clone(),
+                    absolute: None,
+                    loaded_by: by.clone(),
+                    loaded_as,
+                    depth: source.depth,
+                };
                 self.count_read(by)?;
                 pieces.push((Arc::new(file), self.read_source(&name, by)?));
             }

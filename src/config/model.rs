@@ -40,7 +40,7 @@ impl Pair {
 }
 
 /// Where a pair came from: a place, and what brought it there when it was not simply written in that place.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Origin {
     pub(super) place: Place,
     pub(super) via: Option<Arc<Via>>,
@@ -71,6 +71,8 @@ pub struct SourceFile {
     pub loaded_by: Origin,
     /// The word of that pair: `ini`, `include`, `inherit`…
     pub loaded_as: &'static str,
+    /// How many files had to be loaded to come to this one.
+    pub(super) depth: usize,
 }
 
 /// One step of a pair's history.
@@ -138,6 +140,13 @@ impl Origin {
     }
 }
 
+/// As it is displayed: a chain of files that load one another has no end worth printing.
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
@@ -167,18 +176,21 @@ pub struct Limits {
     pub pairs: usize,
     /// References replaced in one value.
     pub expansions: usize,
+    /// Bytes looked at by expansions, conditions and declared options, which can multiply.
+    pub work: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             depth: 64,
-            reads: 4096,
+            reads: 1024,
             file_bytes: 16 << 20,
             value_bytes: 4 << 20,
             total_bytes: 128 << 20,
-            pairs: 1 << 20,
+            pairs: 1 << 18,
             expansions: 1 << 16,
+            work: 1 << 28,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::load::Format;
 use super::model::{How, Origin, lossy};
 use super::options::{self, Kind, Opt};
 use super::values;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 impl Engine<'_> {
@@ -37,8 +38,8 @@ impl Engine<'_> {
             "fallback-config" => self.fallback = Some(text.to_vec()),
             "inject-before" => self.inject_before.push(text.to_vec()),
             "inject-after" => self.inject_after.push(text.to_vec()),
-            "blacklist" => self.blacklist = Some(text.to_vec()),
-            "whitelist" => self.whitelist = Some(text.to_vec()),
+            "blacklist" => self.blacklist = Some(lower_words(text)),
+            "whitelist" => self.whitelist = Some(lower_words(text)),
             "end-blacklist" => self.blacklist = None,
             "end-whitelist" => self.whitelist = None,
             "plugins-dir" => self.plugin_folders.push(text.to_vec()),
@@ -152,4 +153,8 @@ impl Engine<'_> {
         };
         self.take(key, Some(address.as_bytes()), origin.with(How::Set, origin), true)
     }
+}
+
+fn lower_words(text: &[u8]) -> HashSet<Vec<u8>> {
+    text.split(|b| *b == b' ').map(<[u8]>::to_ascii_lowercase).collect()
 }

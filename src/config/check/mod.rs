@@ -102,10 +102,17 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, severity: Severity, origin: &Origin, message: impl Into<String>, remedy: Option<&str>) {
+        // A file that is wrong all over needs no more of it, but what ends uWSGI must be seen.
+        if self.problems.len() >= MOST_PROBLEMS && severity < Severity::Fatal {
+            return;
+        }
         let (origin, message) = (origin.clone(), message.into());
         self.problems.push(Problem { severity, origin, message, remedy: remedy.map(str::to_owned) });
     }
 }
+
+/// Nobody reads more.
+const MOST_PROBLEMS: usize = 1000;
 
 /// What helps against an error of the loader.
 fn remedy(trouble: &Trouble) -> Option<String> {
@@ -221,13 +228,16 @@ const OLD: [(&str, &str); 3] = [
 /// Keys that something refers to: `%(key)`, `if-opt = key`.
 struct Used(Vec<Vec<u8>>);
 
+/// Longer references are not looked into.
+const LONGEST_REFERENCE: usize = 1024;
+
 impl Used {
     fn of(config: &Config) -> Self {
         let mut used = Vec::new();
         for pair in config.pairs() {
             let value = pair.written().unwrap_or_default();
             for (at, _) in value.windows(2).enumerate().filter(|(_, two)| two == b"%(") {
-                let name = &value[at + 2..];
+                let name = &value[at + 2..value.len().min(at + 2 + LONGEST_REFERENCE)];
                 let end = name.iter().position(|b| *b == b')').unwrap_or(name.len());
                 used.extend(name[..end].split(|b| *b == b' ').map(<[u8]>::to_vec));
             }

@@ -6,8 +6,15 @@ use crate::config::ini::{Line, classify};
 use crate::config::load::Format;
 use crate::config::model::{Origin, lossy};
 use crate::config::options::{self, Kind, Opt};
+use std::collections::HashSet;
 
 pub(super) fn look(config: &Config, findings: &mut Findings) {
+    let with_pairs: HashSet<&[u8]> = config
+        .pairs()
+        .iter()
+        .filter_map(|pair| pair.origin().file_line())
+        .map(|(file, _)| &file.given[..])
+        .collect();
     for (at, text) in config.texts.iter().enumerate() {
         let seen =
             config.texts[..at].iter().any(|t| t.file.given == text.file.given && t.section == text.section);
@@ -17,7 +24,7 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
         let read: Vec<&[u8]> =
             config.texts.iter().filter(|t| t.file.given == text.file.given).map(|t| &t.section[..]).collect();
         magic(text, findings);
-        whole(text, config, findings);
+        whole(text, with_pairs.contains(&text.file.given[..]), findings);
         if text.format == Format::Ini {
             sections(text, &read, config, findings);
             comments(text, findings);
@@ -43,7 +50,7 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
 }
 
 /// The file as a whole: empty, binary, with a byte order mark, without the section.
-fn whole(text: &ReadText, config: &Config, findings: &mut Findings) {
+fn whole(text: &ReadText, has_pairs: bool, findings: &mut Findings) {
     let origin = Origin::line(&text.file, 0);
     let first = Origin::line(&text.file, 1);
     let raw = &text.raw[..];
@@ -66,10 +73,6 @@ fn whole(text: &ReadText, config: &Config, findings: &mut Findings) {
         };
         findings.add(Severity::Warning, &first, message, Some("save the file as UTF-8 without BOM"));
     }
-    let has_pairs = config
-        .pairs()
-        .iter()
-        .any(|pair| pair.origin().file_line().is_some_and(|(file, _)| file.given == text.file.given));
     if !has_pairs && matches!(text.format, Format::Ini | Format::Yaml) {
         let section = lossy(&text.section);
         let message = format!("nothing was read: there is no section {section} in it, or it is empty");
