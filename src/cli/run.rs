@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use super::Failure;
-use crate::config::{self, Config, Limits, Loader, Machine, Mode};
+use crate::config::{self, Config, Limits, Loader, Machine, Mode, Pair, options};
 use crate::emperor::hands::Launch;
 use crate::emperor::hands::command::Environment;
 use crate::emperor::log;
@@ -243,16 +243,19 @@ fn raise_descriptor_limit() -> Option<DescriptorLimit> {
 const MANY_DESCRIPTORS: u64 = 1 << 20;
 
 fn warn_of_strange_options(config: &Config) {
-    for (option, pair) in config.not_handled() {
+    let vassals_own = |pair: &Pair, name: &str| {
         warn!(
-            "{}: `{}` means nothing to the emperor itself; it belongs into a vassal's file",
-            pair.origin(),
-            option.name
+            "{}: `{name}` means nothing to the emperor itself; it belongs into a vassal's file",
+            pair.origin()
         );
+    };
+    for (option, pair) in config.not_handled() {
+        vassals_own(pair, option.name);
     }
     for (pair, nearest) in config.unknown() {
         let key = config::lossy(pair.key());
         match nearest {
+            _ if options::find(pair.key()).is_some() => vassals_own(pair, &key), // of a plugin that is not loaded
             Some(option) => warn!("{}: `{key}` is no known option; `{}` is", pair.origin(), option.name),
             None => warn!("{}: `{key}` is no known option", pair.origin()),
         }
