@@ -33,6 +33,15 @@ pub(super) struct Arguments {
     /// The configuration of the emperor whose vassals they would be.
     #[arg(long, value_name = "FILE")]
     emperor: Option<PathBuf>,
+    /// Take the files for vassals' even if they have an `emperor` of their own.
+    #[arg(long)]
+    as_vassal: bool,
+    /// Read them as this user and group would, as far as the configuration can tell.
+    #[arg(long, value_name = "UID[:GID]", value_parser = ids)]
+    uid: Option<(u32, u32)>,
+    /// Set a variable of the environment that they are read in; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
     /// Let the files run commands while they are read (`@(exec://…)`).
     #[arg(long)]
     allow_exec: bool,
@@ -116,18 +125,25 @@ fn emperor_of(file: &Path) -> Result<Settings, Failure> {
 
 fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Result<Seen, Failure> {
     let (directory, name) = split(file)?;
-    let world = Machine::new()
+    let mut world = Machine::new()
         .in_directory(directory.clone())
         .allow_commands(arguments.allow_exec)
         .allow_network(arguments.allow_net);
+    if let Some((uid, gid)) = arguments.uid {
+        world = world.as_ids(uid, gid);
+    }
+    let added = arguments.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().chain(added).collect();
+    let environment = Environment::new(variables.clone()).of(false, None);
+    let vassals: Vec<_> = environment.iter().map(|entry| judge::pair(entry)).collect();
     let loader = Loader::new(&world, Limits::default());
     let nobody = no_emperor(&world)?;
     let settings = emperor.unwrap_or(&nobody);
     let vassal = settings.templates.arguments(Subject::File(name.as_bytes()));
     let words: Vec<OsString> = vassal.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
-    let mut checked = check::check(&loader, &words, &[], Mode::Uwsgi);
-    if checked.config.has("emperor") {
-        let checked = check::check(&loader, std::slice::from_ref(&name), &[], Mode::Emperor);
+    let mut checked = check::check(&loader, &words, &vassals, Mode::Uwsgi);
+    if checked.config.has("emperor") && !arguments.as_vassal {
+        let checked = check::check(&loader, std::slice::from_ref(&name), &variables, Mode::Emperor);
         return Ok(Seen { file: file.into(), checked, launch: None });
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -139,10 +155,21 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     let launch = Launch {
         commands: settings.templates.commands(&engine, &vassal, &path),
         engine: engine.to_string(),
-        environment: Environment::new(std::env::vars_os()).of(false, None),
+        environment,
         cwd: directory,
     };
     Ok(Seen { file: file.into(), checked, launch: Some(launch) })
+}
+
+fn ids(text: &str) -> Result<(u32, u32), String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    let number = |word: &str| word.parse().map_err(|_| format!("`{word}` is no number"));
+    Ok((number(uid)?, number(gid)?))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
+    Ok((name.into(), value.into()))
 }
 
 /// An emperor without options.

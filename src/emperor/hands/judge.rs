@@ -53,7 +53,8 @@ pub fn line(problem: &Problem) -> String {
 }
 
 /// The name and the value of an environment entry.
-pub(super) fn pair(entry: &[u8]) -> (OsString, OsString) {
+#[must_use]
+pub fn pair(entry: &[u8]) -> (OsString, OsString) {
     let at = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
     let value = entry.get(at + 1..).unwrap_or_default();
     (OsStr::from_bytes(&entry[..at]).to_owned(), OsStr::from_bytes(value).to_owned())
