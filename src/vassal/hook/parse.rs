@@ -45,7 +45,7 @@ pub enum BadHook {
     #[error("invalid hook {0:?}: write it as action:argument")]
     NoColon(String),
     /// There is no such action.
-    #[error("hook action not found: {action} (did you mean {nearest}?)")]
+    #[error("hook action not found: {} (did you mean {nearest}?)", action.escape_debug())]
     Unknown {
         /// What was written.
         action: String,
@@ -53,7 +53,7 @@ pub enum BadHook {
         nearest: &'static str,
     },
     /// The action runs code inside a uWSGI process, and this is none.
-    #[error("hook action {action} needs uWSGI inside the process: {instead}")]
+    #[error("hook action {} needs uWSGI inside the process: {instead}", action.escape_debug())]
     NeedsUwsgi {
         /// What was written.
         action: String,
