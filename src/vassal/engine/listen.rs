@@ -5,39 +5,35 @@
 //! does not resolve, a port above 65535) is an error here.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::task::{Context, Poll};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockaddrLike, SockaddrStorage, getsockname, getsockopt, listen,
     sockopt::AcceptConn,
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
+use nix::sys::stat::{Mode, umask};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::vassal::socket::{self, SocketFile};
 
 /// Where to listen.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Address {
-    Tcp(SocketAddr),
-    Path(PathBuf),
-    /// A name without a file; in the kernel it ends in a NUL, as uWSGI's do.
-    Abstract(String),
+    /// At an address of its own.
+    Own(socket::Address),
     /// Standard input is the listening socket: the emperor starts this vassal on demand.
     Inherited,
 }
 
 /// Why a text is not an address.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BadAddress {
-    #[error("the address is empty")]
-    Empty,
-    #[error("`{0}` has no port between 0 and 65535")]
-    Port(String),
+pub(super) enum BadAddress {
+    #[error(transparent)]
+    Socket(#[from] socket::BadAddress),
     #[error("`{0}` has no IPv4 address")]
     Host(String),
     #[error("`{0}` cannot be used here: only addresses, paths and @names can")]
@@ -49,39 +45,30 @@ impl Address {
     /// [`BadAddress`] carries the text.
     pub(super) fn parse(text: &str) -> Result<Self, BadAddress> {
         let text = text.trim_start();
-        if text.is_empty() {
-            return Err(BadAddress::Empty);
-        }
-        if let Some(name) = text.strip_prefix('@').or_else(|| text.strip_prefix("\\0")) {
-            return Ok(Self::Abstract(name.into()));
-        }
         if text.starts_with('=') || text.contains("://") {
             return Err(BadAddress::Form(text.into()));
         }
-        let Some((host, port)) = text.rsplit_once(':') else { return Ok(Self::Path(text.into())) };
-        let port = match port {
-            "" => 0,
-            digits => digits.parse().map_err(|_| BadAddress::Port(text.into()))?,
+        let text = match text.strip_prefix("\\0") {
+            Some(name) => format!("@{name}"),
+            // The kernel chooses a port where none is given.
+            None if text.ends_with(':') => format!("{text}0"),
+            None => text.to_owned(),
         };
-        let bad_host = || BadAddress::Host(text.into());
-        let ip = if host.is_empty() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else if let Some(v6) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            IpAddr::V6(v6.parse::<Ipv6Addr>().map_err(|_| bad_host())?)
-        } else {
-            let mut found = (host, port).to_socket_addrs().map_err(|_| bad_host())?;
-            found.find(SocketAddr::is_ipv4).ok_or_else(bad_host)?.ip()
-        };
-        Ok(Self::Tcp(SocketAddr::new(ip, port)))
+        match socket::Address::parse(text.as_bytes(), Path::new("")) {
+            Err(socket::BadAddress::Host(_)) if !text.starts_with('[') => {
+                let mut found = text.to_socket_addrs().ok().into_iter().flatten();
+                let address = found.find(SocketAddr::is_ipv4).ok_or(BadAddress::Host(text))?;
+                Ok(Self::Own(socket::Address::Tcp(address)))
+            }
+            parsed => Ok(Self::Own(parsed?)),
+        }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Path(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{name}"),
+            Self::Own(address) => address.fmt(f),
             Self::Inherited => f.write_str("standard input"),
         }
     }
@@ -101,36 +88,26 @@ pub(super) enum Connection {
 }
 
 impl Listener {
-    /// Binds and listens. A socket file that a former server left behind is replaced; any other file is not.
+    /// Binds and listens; the socket's file, if it has one, goes when it is dropped.
     ///
     /// # Errors
-    /// socket(2), bind(2), listen(2), unlink(2).
-    pub(super) fn bind(address: &Address, backlog: u32) -> io::Result<Self> {
+    /// As [`socket::Address::bind`].
+    pub(super) fn bind(
+        address: &Address,
+        backlog: u32,
+        mode: Option<u32>,
+    ) -> io::Result<(Self, Option<SocketFile>)> {
         match address {
-            Address::Tcp(address) => {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-                socket.set_reuseaddr(true)?;
-                socket.bind(*address)?;
-                socket.listen(backlog).map(Self::Tcp)
+            Address::Own(address) => {
+                let bound = address.bind(backlog, mode.unwrap_or_else(usual_mode), None)?;
+                Ok((Self::of(bound.socket)?, bound.file))
             }
-            Address::Path(path) => {
-                if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-                    fs::remove_file(path)?;
-                }
-                unix(path, backlog)
-            }
-            Address::Abstract(name) => {
-                let name = [b"\0", name.as_bytes(), b"\0"].concat();
-                unix(Path::new(std::ffi::OsStr::from_bytes(&name)), backlog)
-            }
-            Address::Inherited => Self::inherit(),
+            Address::Inherited => Ok((Self::of(io::stdin().as_fd().try_clone_to_owned()?)?, None)),
         }
     }
 
-    fn inherit() -> io::Result<Self> {
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        let family = getsockname::<SockaddrStorage>(socket.as_raw_fd())?.family();
-        if family == Some(AddressFamily::Unix) {
+    fn of(socket: OwnedFd) -> io::Result<Self> {
+        if getsockname::<SockaddrStorage>(socket.as_raw_fd())?.family() == Some(AddressFamily::Unix) {
             let socket = std::os::unix::net::UnixListener::from(socket);
             socket.set_nonblocking(true)?;
             UnixListener::from_std(socket).map(Self::Unix)
@@ -182,10 +159,11 @@ pub(super) fn stdin_listens() -> bool {
     getsockopt(&io::stdin(), AcceptConn).unwrap_or(false)
 }
 
-fn unix(path: &Path, backlog: u32) -> io::Result<Listener> {
-    let socket = UnixSocket::new_stream()?;
-    socket.bind(path)?;
-    socket.listen(backlog).map(Listener::Unix)
+/// The mode of files that this process makes.
+fn usual_mode() -> u32 {
+    let mask = umask(Mode::empty());
+    umask(mask);
+    0o777 & !mask.bits()
 }
 
 #[cfg(test)]
@@ -194,19 +172,21 @@ mod tests {
 
     #[test]
     fn parity_a_colon_makes_an_address_and_everything_else_is_a_path() {
-        let tcp = |text: &str| Address::Tcp(text.parse().unwrap());
+        let tcp = |text: &str| socket::Address::Tcp(text.parse().unwrap());
+        let name = || socket::Address::Abstract(b"name".to_vec());
         for (text, address) in [
             ("127.0.0.1:3031", tcp("127.0.0.1:3031")),
             (":3031", tcp("0.0.0.0:3031")),
             ("127.0.0.1:", tcp("127.0.0.1:0")),
+            ("localhost:3031", tcp("127.0.0.1:3031")),
             ("[::1]:80", tcp("[::1]:80")),
             ("[::]:0", tcp("[::]:0")),
-            (" \ta.sock", Address::Path("a.sock".into())),
-            ("3031", Address::Path("3031".into())),
-            ("@name", Address::Abstract("name".into())),
-            ("\\0name", Address::Abstract("name".into())),
+            (" \ta.sock", socket::Address::Path("a.sock".into())),
+            ("3031", socket::Address::Path("3031".into())),
+            ("@name", name()),
+            ("\\0name", name()),
         ] {
-            assert_eq!(Address::parse(text).unwrap(), address, "{text}");
+            assert_eq!(Address::parse(text).unwrap(), Address::Own(address), "{text}");
         }
         for wrong in [
             "",
@@ -220,18 +200,5 @@ mod tests {
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_dead_servers_socket_is_replaced_and_any_other_file_is_not() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("a.sock");
-        drop(Listener::bind(&Address::Path(path.clone()), 1).unwrap());
-        assert!(path.exists());
-        drop(Listener::bind(&Address::Path(path.clone()), 1).unwrap());
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "precious").unwrap();
-        assert!(Listener::bind(&Address::Path(path.clone()), 1).is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::future::poll_fn;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::listen::{Address, Connection, Listener};
 use super::options::Options;
 use super::{Failure, log};
+use crate::vassal::socket::SocketFile;
 
 /// The queue of waiting connections that uWSGI asks for by default.
 const BACKLOG: u32 = 100;
@@ -32,8 +33,7 @@ pub(super) struct Sockets {
 struct Bound {
     address: Address,
     listener: Listener,
-    /// Device and inode of the socket's file, to know it again.
-    file: Option<(u64, u64)>,
+    file: Option<SocketFile>,
 }
 
 impl Sockets {
@@ -110,24 +110,21 @@ impl Sockets {
 impl Bound {
     fn new(address: &Address, options: &Options) -> Result<Self, Failure> {
         let failed = |source| Failure::Listen { address: address.clone(), source };
-        let listener = Listener::bind(address, options.backlog.unwrap_or(BACKLOG)).map_err(failed)?;
-        let bound = Self { address: address.clone(), listener, file: file_of(address) };
-        bound.set_mode(options)?;
-        Ok(bound)
+        let backlog = options.backlog.unwrap_or(BACKLOG);
+        let (listener, file) = Listener::bind(address, backlog, options.mode).map_err(failed)?;
+        Ok(Self { address: address.clone(), listener, file })
     }
 
     fn set_mode(&self, options: &Options) -> Result<(), Failure> {
-        let (Some(mode), Address::Path(path)) = (options.mode, &self.address) else { return Ok(()) };
+        let (Some(mode), Some(file)) = (options.mode, &self.file) else { return Ok(()) };
         let failed = |source| Failure::Listen { address: self.address.clone(), source };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).map_err(failed)
     }
 
-    /// Closes the socket, and removes its file if that is wanted and it is still the same.
-    fn close(self, vacuum: bool) {
-        if let (true, Address::Path(path), Some(file)) = (vacuum, &self.address, self.file)
-            && file_of(&self.address) == Some(file)
-        {
-            let _ = fs::remove_file(path);
+    /// Closes the socket. Its file stays unless `vacuum` wants it gone.
+    fn close(mut self, vacuum: bool) {
+        if !vacuum {
+            std::mem::forget(self.file.take());
         }
     }
 }
@@ -137,9 +134,4 @@ fn bind_all<'a>(
     options: &Options,
 ) -> Result<Vec<Bound>, Failure> {
     addresses.map(|address| Bound::new(address, options)).collect()
-}
-
-fn file_of(address: &Address) -> Option<(u64, u64)> {
-    let Address::Path(path) = address else { return None };
-    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
