@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use support::emperor::{Builder, Emperor, Kind};
-use support::{Bed, root};
+use support::{Bed, PATIENCE, poll, root};
 
 /// Two tenants; no password file names them.
 const MALLORY: u32 = 61_666;
@@ -40,6 +40,32 @@ fn home(bed: &Bed, name: &str, uid: u32) -> PathBuf {
     fs::create_dir(&dir).expect("a directory");
     own(&dir, uid);
     dir
+}
+
+/// A program in place of an engine that runs a script of Python's as the tenant; what it prints is `told` below.
+fn engine(bed: &Bed, script: &str) -> PathBuf {
+    bed.write("engine.py", script);
+    let (python, out) = (bed.path("engine.py"), bed.path("log/told"));
+    let body = format!(
+        "python3 {0} > {1}.part 2>&1; mv {1}.part {1}; exec sleep 1000",
+        python.display(),
+        out.display()
+    );
+    bed.shell("engine", &body)
+}
+
+fn told(bed: &Bed) -> String {
+    let text = || fs::read_to_string(bed.path("log/told")).ok();
+    poll(PATIENCE, text).unwrap_or_else(|| panic!("the engine says nothing\n{}", bed.report()))
+}
+
+/// Whether Python is there, to call the kernel with.
+fn python() -> bool {
+    let there = support::tools::on_path("python3").is_some();
+    if !there {
+        support::skip("python3 is not installed");
+    }
+    there
 }
 
 /// The emperor goes on: a vassal that comes now is started in good time.
@@ -127,5 +153,142 @@ fn root_a_socket_is_removed_only_where_its_tenant_could() {
     emperor.wait_log("removed uwsgi instance a.ini");
     goes_on(&bed, &mut emperor);
     assert!(bed.path("roots/s").exists(), "root has removed it");
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_a_link_to_anothers_file_does_not_make_one_run_as_him() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    let home = home(&bed, "victim", VICTIM);
+    fs::write(home.join("notes.ini"), "[uwsgi]\n").unwrap();
+    own(home.join("notes.ini"), VICTIM);
+    // Mallory's link at once; Mallory's behind root's; Mallory's directory on the way.
+    for (name, to, owner) in [
+        ("v/a.ini", home.join("notes.ini"), MALLORY),
+        ("second", home.join("notes.ini"), MALLORY),
+        ("v/b.ini", bed.path("second"), 0),
+        ("dir", home.clone(), MALLORY),
+        ("v/c.ini", bed.path("dir/notes.ini"), 0),
+        ("third", home.join("notes.ini"), VICTIM),
+        ("v/fine.ini", bed.path("third"), 0),
+    ] {
+        symlink(to, bed.path("link")).unwrap();
+        own(bed.path("link"), owner);
+        fs::rename(bed.path("link"), bed.path(name)).unwrap();
+    }
+    let mut emperor = tyrant(&bed).start();
+    for (name, link) in [("a", "a.ini"), ("b", "second"), ("c", "dir")] {
+        let line =
+            emperor.wait_log(&format!("vassal {name}.ini cannot be started: cannot confirm the owner"));
+        assert!(line.contains(&format!("{link} belongs to uid {MALLORY}")), "{line}");
+    }
+    bed.started("fine.ini", 1);
+    goes_on(&bed, &mut emperor);
+    let names = bed.log().names();
+    assert!(!names.iter().any(|name| ["a.ini", "b.ini", "c.ini"].contains(&name.as_str())), "{names:?}");
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_a_vassal_shares_no_terminal_with_root() {
+    if !root() || !python() {
+        return;
+    }
+    let bed = Bed::new();
+    let engine = engine(
+        &bed,
+        "import os, fcntl, termios
+try: fd = os.open('/dev/tty', os.O_RDWR); print('a terminal')
+except OSError as e: print('none')
+for fd in (1, 2):
+    mode = fcntl.fcntl(int(os.environ.get('FD', 2)), fcntl.F_GETFL) & os.O_ACCMODE
+    print('readable' if mode != os.O_WRONLY else 'write only')
+",
+    );
+    vassal(&bed, "a.ini", MALLORY);
+    let mut builder = Builder::bare(&bed, Kind::Ours).flag("emperor-tyrant").on(bed.v());
+    // The engine's own standard error goes to its file: descriptor 9 is the emperor's.
+    let body = fs::read_to_string(&engine).unwrap().replace("python3", "exec 9>&2; FD=9 python3");
+    let engine = bed.shell("engine9", body.trim_start_matches("#!/bin/sh\n"));
+    builder = builder.opt("emperor-wrapper", engine);
+    for word in ["python3", "-c", "import pty, sys; pty.spawn(sys.argv[1:])"] {
+        builder = builder.before(word);
+    }
+    let emperor = builder.start();
+    assert_eq!(told(&bed), "none\nwrite only\nwrite only\n", "{}", bed.report());
+    drop(emperor);
+}
+
+#[test]
+fn root_a_vassal_has_none_of_roots_keys() {
+    if !root() || !python() {
+        return;
+    }
+    const CALL: &str = "import ctypes, os, platform, sys
+c = ctypes.CDLL(None, use_errno=True)
+ADD, CTL = {'x86_64': (248, 250), 'aarch64': (217, 219)}[platform.machine()]
+";
+    let bed = Bed::new();
+    let engine = engine(
+        &bed,
+        &format!(
+            "{CALL}
+key = c.syscall(CTL, 10, -3, b'user', b'emperor-test', 0)
+text = ctypes.create_string_buffer(64)
+n = c.syscall(CTL, 11, key, text, 64) if key >= 0 else -1
+print(text.value if n >= 0 else 'nothing')
+"
+        ),
+    );
+    vassal(&bed, "a.ini", MALLORY);
+    let with_key = format!(
+        "{CALL}
+c.syscall(CTL, 1, None)
+if c.syscall(ADD, b'user', b'emperor-test', b'secret', 6, -3) < 0: print('no keys here')
+os.execv(sys.argv[1], sys.argv[1:])
+"
+    );
+    let mut builder = Builder::bare(&bed, Kind::Ours).flag("emperor-tyrant").on(bed.v());
+    builder = builder.opt("emperor-wrapper", engine);
+    for word in ["python3", "-c", &with_key] {
+        builder = builder.before(word);
+    }
+    let emperor = builder.start();
+    if emperor.log().contains("no keys here") {
+        return support::skip("this kernel has no keyrings");
+    }
+    assert_eq!(told(&bed), "nothing\n", "{}", bed.report());
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_a_vassal_cannot_read_the_log_of_the_others() {
+    if !root() || !python() {
+        return;
+    }
+    let bed = Bed::new();
+    let engine = engine(
+        &bed,
+        "import os
+try: print(os.pread(9, 10, 0))
+except OSError as e: print('not readable')
+try: print(os.open('/proc/self/fd/9', os.O_RDONLY))
+except OSError as e: print('not to be opened')
+",
+    );
+    let body = fs::read_to_string(&engine).unwrap().replace("python3", "exec 9>&2; python3");
+    let engine = bed.shell("engine9", body.trim_start_matches("#!/bin/sh\n"));
+    vassal(&bed, "a.ini", MALLORY);
+    let log = bed.path("the.log");
+    let emperor = Builder::bare(&bed, Kind::Ours)
+        .flag("emperor-tyrant")
+        .on(bed.v())
+        .opt("logto", &log)
+        .opt("emperor-wrapper", engine)
+        .start();
+    assert_eq!(told(&bed), "not readable\nnot to be opened\n", "{}", bed.report());
     emperor.stop(&bed);
 }

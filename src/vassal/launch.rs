@@ -89,6 +89,8 @@ impl Launcher {
             Op::Namespaces(wanted) => namespaces::enter(*wanted).map(|()| Ran::Done),
             Op::BoundCapabilities(keep) => done(caps::bound(keep.bits()), &format!("bounding set {keep}")),
             Op::Undumpable => done(identity::become_undumpable(), &"dumpable"),
+            Op::OwnKeyring => done(process::own_keyring(), &"session keyring"),
+            Op::LeaveTerminal => done(identity::leave_terminal(), &"/dev/tty"),
             Op::SetGroup(gid) => done(identity::set_group(*gid), &format!("gid {gid}")),
             Op::SetGroups(groups) => identity::set_groups(groups).map(|()| Ran::Done),
             Op::SetUser(uid) => done(identity::set_user(*uid), &format!("uid {uid}")),
