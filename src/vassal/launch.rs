@@ -82,6 +82,10 @@ impl Launcher {
             result.map_err(|error| Failure::new(op.step(), &object.to_string(), &error)).map(|()| Ran::Done)
         };
         match op {
+            Op::EndAfter(seconds) => {
+                nix::unistd::alarm::set(*seconds);
+                Ok(Ran::Done)
+            }
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
             Op::PidNamespace => {
                 done(namespaces::be_first_process(), &format!("process {}", std::process::id()))

@@ -39,6 +39,8 @@ pub struct LaunchPlan {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Op {
+    /// End after so many seconds, whatever is being done then: SIGALRM, which an exec does not forget.
+    EndAfter(u32),
     /// Enter a working directory.
     ChangeDir(Text),
     /// Confirm to be process 1. The spawner has cloned us with `CLONE_NEWPID`: see [`LaunchPlan::needs_pid_namespace`].
@@ -142,6 +144,8 @@ pub struct VassalOrder {
     pub name: Text,
     /// Directory it starts in; `None` leaves it where the spawner has put it.
     pub directory: Option<Text>,
+    /// The process may live so many seconds; for one that is no vassal.
+    pub end_after: Option<u32>,
     /// `emperor-use-clone`.
     pub namespaces: Namespaces,
     /// `emperor-cap`, without the `setpcap` that always stays.
@@ -199,6 +203,7 @@ impl VassalOrder {
     #[must_use]
     pub fn plan(self) -> LaunchPlan {
         let mut ops = Vec::new();
+        ops.extend(self.end_after.map(Op::EndAfter));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
         let rest = Namespaces { pid: false, ..self.namespaces };
@@ -309,6 +314,7 @@ impl Op {
     pub fn step(&self) -> Step {
         use super::hook::Kind;
         match self {
+            Self::EndAfter(_) => Step::Signals,
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
@@ -346,6 +352,7 @@ impl fmt::Display for LaunchPlan {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::EndAfter(seconds) => write!(f, "signals end after {seconds} s"),
             Self::ChangeDir(path) => write!(f, "chdir {path}"),
             Self::PidNamespace => f.write_str("pid-namespace"),
             Self::Namespaces(set) => write!(f, "namespaces {set}"),
@@ -399,6 +406,7 @@ mod tests {
         VassalOrder {
             name: "a.ini".into(),
             directory: Some("/srv/vassals".into()),
+            end_after: None,
             namespaces: Namespaces::parse("uts,pid,fs").unwrap().0,
             capabilities: Some(Capabilities::parse("net_bind_service").unwrap().0),
             tyrant: Tyrant::new(1000, 1001)
