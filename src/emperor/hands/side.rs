@@ -119,17 +119,18 @@ impl Hands {
             return;
         }
         let Some(vassal) = court.get(key) else { return };
-        let name = String::from_utf8_lossy(vassal.name.as_bytes()).into_owned();
+        // The very bytes: a hook that acts on the file must not be led to another one.
+        let name = Text::from(vassal.name.as_path().as_os_str());
         let facts = [
-            ("UWSGI_VASSAL_CONFIG", name),
             ("UWSGI_VASSAL_PID", pid.to_string()),
             ("UWSGI_VASSAL_UID", vassal.identity.uid.to_string()),
             ("UWSGI_VASSAL_GID", vassal.identity.gid.to_string()),
         ];
         let mut environment = own_environment();
+        environment.push(("UWSGI_VASSAL_CONFIG".into(), name.clone()));
         environment.extend(facts.map(|(name, value)| (name.into(), value.into())));
         let order = SideOrder {
-            name: Text::from(vassal.name.as_path().as_os_str()),
+            name,
             environment,
             hooks: self.launch.beside.started.clone(),
             ..SideOrder::default()
