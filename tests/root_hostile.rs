@@ -292,3 +292,74 @@ except OSError as e: print('not to be opened')
     assert_eq!(told(&bed), "not readable\nnot to be opened\n", "{}", bed.report());
     emperor.stop(&bed);
 }
+
+#[test]
+fn root_names_stay_on_their_line_and_hooks_get_them_as_they_are() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    let hook = bed
+        .shell("hook", &format!("printf %s \"$UWSGI_VASSAL_CONFIG\" > {}", bed.path("log/hooked").display()));
+    let name = std::ffi::OsStr::from_bytes(b"--a $(id)\n\x1b[2J;\xff.ini");
+    let fresh = bed.write("fresh", "[uwsgi]\n");
+    own(&fresh, MALLORY);
+    fs::rename(fresh, bed.v().join(name)).unwrap();
+    let mut emperor = tyrant(&bed).opt("exec-as-emperor", hook).start();
+    emperor.wait_log("is now loyal");
+    let hooked = poll(PATIENCE, || fs::read(bed.path("log/hooked")).ok().filter(|text| !text.is_empty()));
+    assert_eq!(hooked.as_deref(), Some(name.as_bytes()));
+    let log = emperor.log();
+    assert!(
+        !log.contains('\x1b') && log.lines().all(|line| line.contains(" 20") || line.starts_with("running")),
+        "{log}"
+    );
+    assert!(log.contains("--a $(id)\\n\\u{1b}[2J;\\xff.ini"), "{log}");
+    goes_on(&bed, &mut emperor);
+    emperor.stop(&bed);
+}
+
+/// What a vassal says on its link, however much and whatever it is, harms nobody else.
+#[test]
+fn root_floods_reports_of_its_own_and_descriptors_on_the_link() {
+    if !root() || !python() {
+        return;
+    }
+    let bed = Bed::new();
+    let mallory = engine(
+        &bed,
+        "import os, socket, array, time
+link = socket.socket(fileno=3)
+report = b'{\"step\":\"exec\",\"object\":\"x\\\\n[emperor] vassal good.ini is now loyal\",\"errno\":0,\"cause\":\"\\\\u001b[2J\"}'
+link.send(b'\\xf1' + len(report).to_bytes(2, 'little') + report)
+link.send(b'\\xf1\\xff\\xff' + b'x' * 70000)
+null = os.open('/dev/null', os.O_RDONLY)
+for n in range(2000):
+    link.sendmsg([bytes([n % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [null] * 8))])
+link.send(bytes(range(256)) * 4096)
+link.send(bytes([30, 22 + 4, 5]) * 100000)
+print('said')
+",
+    );
+    vassal(&bed, "a.ini", MALLORY);
+    let wrapper = bed.shell(
+        "wrapper",
+        &format!(
+            "[ \"$2\" = a.ini ] && exec {} \"$@\"; exec {} \"$@\"",
+            mallory.display(),
+            bed.witness().display()
+        ),
+    );
+    let builder = Builder::bare(&bed, Kind::Ours)
+        .flag("emperor-tyrant")
+        .opt("emperor-broodlord", "4")
+        .opt("emperor-stop-timeout", "1");
+    let mut emperor = builder.on(bed.v()).opt("emperor-wrapper", wrapper).start();
+    assert_eq!(told(&bed), "said\n", "{}", bed.report());
+    goes_on(&bed, &mut emperor);
+    let open = fs::read_dir(format!("/proc/{}/fd", emperor.pid())).unwrap().count();
+    assert!(open < 60, "{open} descriptors are open");
+    let log = emperor.log();
+    assert!(!log.contains('\x1b') && log.lines().count() < 200, "{log}");
+    emperor.stop(&bed);
+}
