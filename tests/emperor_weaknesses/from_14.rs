@@ -116,6 +116,23 @@ weakness!(
     }
 );
 
+weakness!(
+    /// The name of a file is put into a command of the shell.
+    weakness_13_18_a_name_is_run_by_the_shell,
+    |kind| {
+        let bed = Bed::new();
+        bed.vassal("$(touch pwned).ini");
+        let emperor = Builder::new(&bed, kind).opt("emperor-on-demand-exec", "echo >/dev/null").start();
+        bed.vassal("fence.ini");
+        emperor.nudge();
+        bed.started("fence.ini", 1);
+        bed.until("the other", |log| log.names().len() == 2);
+        let run = bed.path("v/pwned").exists() || bed.path("pwned").exists();
+        emperor.stop(&bed);
+        run
+    }
+);
+
 weakness!(weakness_13_19_a_quote_in_a_name_breaks_the_stats, |kind| {
     let bed = Bed::new();
     bed.vassal("a\"b.ini");
@@ -243,13 +260,14 @@ weakness!(
 );
 
 weakness!(
-    /// The emperor is killed: its vassals must live on.
+    /// The emperor is killed, and whatever is in its configuration, its vassals are killed with it.
     weakness_13_24_a_crash_of_the_emperor_is_an_outage,
     |kind| {
         let bed = Bed::new();
         bed.script("a.ini", "say=1,5,17 linger");
         bed.vassal("a.ini");
-        let emperor = Builder::new(&bed, kind).start();
+        let options = bed.write("options.ini", "[uwsgi]\nemperor-die-together = false\n");
+        let emperor = Builder::new(&bed, kind).opt("ini", options).start();
         bed.until("loyal", |log| log.said("a.ini", 17) == 1);
         let pid = bed.started("a.ini", 1);
         drop(emperor);
@@ -259,8 +277,7 @@ weakness!(
         let answers = || !bed.log().of("a.ini", "signal").is_empty();
         support::poll(support::PATIENCE, || (gone() || answers()).then_some(()));
         !answers()
-    },
-    later: "emperor-die-together is off by default"
+    }
 );
 
 weakness!(

@@ -13,6 +13,7 @@ mod support;
 
 mod argv;
 mod command;
+mod demand;
 mod given;
 mod hooks;
 mod life;
