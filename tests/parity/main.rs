@@ -16,6 +16,7 @@ mod command;
 mod demand;
 mod given;
 mod hooks;
+mod isolation;
 mod life;
 mod lines;
 mod sources;
