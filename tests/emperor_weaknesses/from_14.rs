@@ -45,10 +45,9 @@ weakness!(
         let emperor = Builder::new(&bed, kind).stats().start();
         bed.until("all run", |log| log.names().len() == 401);
         emperor.wait_log("a.ini is now loyal");
-        let lazy: Vec<_> = (0..3)
-            .map(|_| std::os::unix::net::UnixStream::connect(bed.path("stats")).expect("a connection"))
-            .collect();
-        std::thread::sleep(Duration::from_millis(50));
+        // Three that read no more than the first byte: then the emperor is at it.
+        let lazy = [(); 3].map(|()| std::os::unix::net::UnixStream::connect(bed.path("stats")).expect("a client"));
+        std::io::Read::read_exact(&mut &lazy[0], &mut [0]).expect("the first byte");
         kill(Pid::from_raw(bed.started("a.ini", 1)), Signal::SIGKILL).expect("kill");
         let again = || (bed.log().execs("a.ini").len() == 2).then_some(());
         let stalled = support::poll(Duration::from_millis(1500), again).is_none();
