@@ -94,3 +94,105 @@ fn root_vassals_that_ran_as_root_do_not_go_on_so_under_a_tyrant() {
     assert!(status(bed.started("a.ini", 2), "Uid").starts_with(&TENANT.to_string()));
     emperor.stop_politely(&bed);
 }
+
+/// A real systemd in namespaces of its own, run by the program that SYSTEMD_BOX names.
+struct SystemdBox {
+    program: std::ffi::OsString,
+    name: String,
+}
+
+impl SystemdBox {
+    /// A box that shows this folder; `None`, and a line that says so, where there is no such program.
+    fn start(bed: &Bed) -> Option<Self> {
+        let Some(program) = std::env::var_os("SYSTEMD_BOX") else {
+            support::skip("SYSTEMD_BOX names no program that boots systemd");
+            return None;
+        };
+        let made = Self { program, name: format!("emperor-{}", std::process::id()) };
+        made.run(&["start", &made.name, "--bind", &bed.root().display().to_string()]);
+        Some(made)
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        let done = std::process::Command::new(&self.program).args(words).output().expect("the box");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(done.status.success(), "{words:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        text(&done.stdout)
+    }
+
+    fn systemctl(&self, words: &[&str]) -> String {
+        self.run(&[&["exec", &self.name, "--", "systemctl"], words].concat())
+    }
+
+    fn property(&self, name: &str) -> String {
+        self.systemctl(&["show", "--value", "-p", name, "emperor"])
+    }
+}
+
+impl Drop for SystemdBox {
+    fn drop(&mut self) {
+        self.run(&["stop", &self.name]);
+    }
+}
+
+#[test]
+fn root_systemd_keeps_the_vassals_of_an_emperor_that_was_killed() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let program = bed.install(Path::new(env!("CARGO_BIN_EXE_emperor")), "program");
+    let unit = format!(
+        "[Service]\nType=notify\nExecStart={} --emperor {} --emperor-wrapper {} --emperor-fd-store\n\
+         Environment=WITNESS_DIR={}\nExecReload=/bin/kill -USR2 $MAINPID\nKillMode=process\n\
+         FileDescriptorStoreMax=16\nRestart=on-failure\nRestartSec=10ms\nStartLimitBurst=50\n",
+        program.display(),
+        bed.v().display(),
+        bed.witness().display(),
+        bed.root().display(),
+    );
+    let unit = bed.write("emperor.service", unit);
+    for name in ["a.ini", "b.ini", "c.ini"] {
+        bed.vassal(name);
+    }
+    let Some(systemd) = SystemdBox::start(&bed) else { return };
+    systemd.run(&["copy", &systemd.name, &unit.display().to_string(), "/etc/systemd/system/"]);
+    systemd.systemctl(&["start", "emperor"]);
+    for name in ["a.ini", "b.ini", "c.ini"] {
+        bed.until("all are loyal", |log| log.said(name, 17) == 1);
+    }
+    let kept = |count: &str| {
+        let done = poll(PATIENCE, || (systemd.property("NFileDescriptorStore") == count).then_some(()));
+        assert!(done.is_some(), "{count} wanted, {}", systemd.property("NFileDescriptorStore"));
+    };
+    kept("8");
+    for _ in 0..3 {
+        let before = systemd.property("MainPID");
+        systemd.systemctl(&["kill", "--kill-who=main", "-s", "KILL", "emperor"]);
+        let done = poll(PATIENCE, || {
+            (systemd.property("MainPID") != before && systemd.property("ActiveState") == "active")
+                .then_some(())
+        });
+        assert!(done.is_some(), "{}", systemd.run(&["logs", &systemd.name, "-u", "emperor"]));
+        systemd.systemctl(&["reload", "emperor"]);
+        kept("8");
+    }
+    let log = bed.log();
+    assert!(
+        ["a.ini", "b.ini", "c.ini"]
+            .iter()
+            .all(|name| log.execs(name).len() == 1 && log.heard(name).is_empty())
+    );
+    bed.vassal("a.ini");
+    bed.until("a reload", |log| log.heard("a.ini") == ["1"]);
+    bed.remove("v/b.ini");
+    bed.until("a stop", |log| log.heard("b.ini") == ["0"]);
+    kept("6");
+    systemd.run(&["exec", &systemd.name, "--", "kill", "-KILL", &bed.started("c.ini", 1).to_string()]);
+    bed.started("c.ini", 2);
+    systemd.systemctl(&["stop", "emperor"]);
+    kept("0");
+    let log = bed.log();
+    assert_eq!((log.heard("a.ini"), log.heard("c.ini")), (vec!["1".into(), "0".into()], vec!["0".into()]));
+    assert_eq!(systemd.property("Result"), "success");
+}

@@ -21,6 +21,7 @@ use crate::emperor::settings::Settings;
 use crate::emperor::source::Sources;
 use crate::emperor::stats::Itself;
 use crate::emperor::survival::{Heritage, Origin, State};
+use crate::emperor::systemd;
 use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::spawn::Spawner;
 use crate::sys::{caps, fds};
@@ -148,9 +149,6 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         caps::set_ambient(former.ambient).map_err(Failure::of("cannot reset capabilities"))?;
     }
     if settings.policy.tyrant {
-        if let Err(error) = fds::no_reading_of_output() {
-            warn!("vassals may be able to read the log: it cannot be opened for writing only: {error}");
-        }
         // Our own groups must not open to the emperor what it does in a tenant's name. Who may not give them up may
         // not become a tenant either.
         let given_up = nix::unistd::setgroups(&[]);
@@ -182,6 +180,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         tyrant: settings.policy.tyrant,
         minified: settings.stats_minified,
     };
+    let keeps = is_kept(&settings);
     let launch = Launch {
         engine,
         templates: settings.templates,
@@ -190,7 +189,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         places: Vec::new(),
         vassals_dir: Text::from(cwd.as_os_str()),
         safe_fds: settings.safe_fds,
-        die_together: settings.die_together,
+        die_together: settings.die_together.unwrap_or(!keeps),
         check_reload: settings.check_reload,
         confinement: settings.confinement,
         beside: settings.beside,
@@ -208,6 +207,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         first_process: std::process::id() == 1,
         superior,
         origin,
+        keeps,
         descriptor_limit: limit.map(|limit| (limit.soft, limit.hard)),
         heritage,
     };
@@ -229,6 +229,24 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
 
 /// Where programs are searched when the environment does not say. As execvp(3).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Whether the service manager is to keep what the next emperor needs to govern our vassals.
+fn is_kept(settings: &Settings) -> bool {
+    let (listens, room) = systemd::keeps();
+    let in_vain = match settings.die_together {
+        Some(true) => Some("emperor-die-together has vassals killed"),
+        _ if !listens => Some("there is no service manager (NOTIFY_SOCKET)"),
+        _ => None,
+    };
+    match (settings.fd_store, in_vain) {
+        (Some(true), Some(why)) => {
+            warn!("emperor-fd-store is ignored: {why}");
+            false
+        }
+        (_, Some(_)) => false,
+        (wanted, None) => wanted.unwrap_or(room.is_some_and(|room| room > 0)),
+    }
+}
 
 /// Raises our limit of descriptors as far as it goes; vassals get the one that was in force.
 fn raise_descriptor_limit() -> Option<DescriptorLimit> {

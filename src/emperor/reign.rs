@@ -3,6 +3,7 @@
 //! One thread. Nothing in the loop waits for anything but the loop itself: whatever could take time is a
 //! process or a task of its own.
 
+mod keeping;
 mod renewal;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use tracing::{error, info};
 
-use super::court::{Action, Court, Event, Now, Policy};
+use super::court::{Action, Court, Event, Key, Now, Policy};
 use super::hands::{Hands, Launch, Place};
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::log;
@@ -26,7 +27,7 @@ use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
 use super::stats::{self, Itself};
 use super::superior::{Command, Superior};
-use super::survival::{Heritage, Origin, PidFileRecord};
+use super::survival::{Heritage, Origin, PidFileRecord, Store};
 use super::systemd::Manager;
 use crate::sys::clock;
 use crate::sys::fds::Readable;
@@ -62,6 +63,8 @@ pub struct Accession {
     pub descriptor_limit: Option<(u64, u64)>,
     /// What a former emperor has left.
     pub heritage: Heritage,
+    /// Whether the service manager is to keep what the next emperor needs after a crash.
+    pub keeps: bool,
 }
 
 /// Why a reign cannot begin.
@@ -97,6 +100,10 @@ struct Reign {
     actions: VecDeque<Action>,
     ending: Option<Instant>,
     renewal: Renewal,
+    keeps: bool,
+    store: Option<Store>,
+    /// Vassals of which the store may have to know something new.
+    touched: Vec<Key>,
     /// Whether there may be children that are neither vassals nor beside them.
     strays: bool,
 }
@@ -110,6 +117,7 @@ enum Woken {
     Signal,
     Superior,
     Rehearsal,
+    Refusal,
     Source,
     Visitor(Visitor),
     Time,
@@ -179,6 +187,9 @@ impl Reign {
             actions: VecDeque::new(),
             ending: None,
             renewal,
+            keeps: accession.keeps,
+            store: None,
+            touched: Vec::new(),
             strays,
         };
         reign.inherit(heritage);
@@ -195,18 +206,25 @@ impl Reign {
             self.go_on_renewing();
             if self.hands.is_buried() {
                 self.manager.buried();
+                if let Some(store) = self.store.take() {
+                    store.dissolve();
+                }
                 return Ok(());
+            }
+            if let Some(store) = &mut self.store {
+                store.settle();
             }
             self.tell_manager();
             log::flush();
             let timeout = self.next_timeout();
-            let Self { vassals, signals, superior, sources, server, renewal, .. } = self;
+            let Self { vassals, signals, superior, sources, server, renewal, store, .. } = self;
             let woken = tokio::select! {
                 biased;
                 result = vassals.ready(), if !busy => { result?; Woken::Vassal }
                 result = signals.ready() => { result?; Woken::Signal }
                 result = superior.ready() => { result?; Woken::Superior }
                 result = renewal.heard() => { result?; Woken::Rehearsal }
+                result = refused(store.as_ref()) => { result?; Woken::Refusal }
                 () = sources.hinted() => Woken::Source,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 () = until(timeout) => Woken::Time,
@@ -214,6 +232,7 @@ impl Reign {
             };
             match woken {
                 Woken::Vassal | Woken::Rehearsal | Woken::Time => {}
+                Woken::Refusal => self.store.as_mut().map_or((), Store::on_refused),
                 Woken::Signal => self.obey(),
                 Woken::Superior => self.serve(),
                 Woken::Source => self.look(),
@@ -236,6 +255,7 @@ impl Reign {
 
     /// Tells the court what happened, and does what it says, and so on until it has nothing more to say.
     fn feed(&mut self, event: Event) {
+        self.touch(event.key());
         let mut decided = Vec::new();
         self.court.on_event(event, now(), &mut decided);
         self.perform(decided);
@@ -244,11 +264,13 @@ impl Reign {
     fn perform(&mut self, mut decided: Vec<Action>) {
         self.actions.extend(decided.drain(..));
         while let Some(action) = self.actions.pop_front() {
+            self.touch(action.key());
             if let Some(outcome) = self.hands.perform(&action, &self.court) {
                 self.court.on_event(outcome, now(), &mut decided);
                 self.actions.extend(decided.drain(..));
             }
         }
+        self.keep_touched();
         if self.hands.take_rescan() {
             self.rescan();
         }
@@ -401,9 +423,6 @@ impl Reign {
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         let document =
             stats::document(&self.itself, &sources, &self.court, &|key| self.hands.on_demand_address(key));
-        if let Some(server) = &self.server {
-            server.served(document.len());
-        }
         tokio::spawn(visitor.serve(document));
     }
 }
@@ -411,6 +430,13 @@ impl Reign {
 async fn accept(server: Option<&Server>) -> Visitor {
     match server {
         Some(server) => server.accept().await,
+        None => pending().await,
+    }
+}
+
+async fn refused(store: Option<&Store>) -> io::Result<()> {
+    match store {
+        Some(store) => store.refused().await,
         None => pending().await,
     }
 }

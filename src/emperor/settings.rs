@@ -57,8 +57,10 @@ pub struct Settings {
     pub list_monitors: bool,
     /// `safe-fd`.
     pub safe_fds: Vec<RawFd>,
-    /// `emperor-die-together`.
-    pub die_together: bool,
+    /// `emperor-die-together`, if it is said.
+    pub die_together: Option<bool>,
+    /// `emperor-fd-store`, if it is said.
+    pub fd_store: Option<bool>,
     /// `emperor-check-reload`.
     pub check_reload: bool,
     /// `emperor-log-format`.
@@ -122,7 +124,8 @@ impl Settings {
             process: read.process()?,
             list_monitors: config.flag("imperial-monitor-list"),
             safe_fds: config.list("safe-fd").filter_map(|got| number(got.value)).collect(),
-            die_together: config.flag_origin("emperor-die-together").is_none_or(|got| got.value),
+            die_together: config.flag_origin("emperor-die-together").map(|got| got.value),
+            fd_store: config.flag_origin("emperor-fd-store").map(|got| got.value),
             check_reload: config.flag_origin("emperor-check-reload").is_none_or(|got| got.value),
             log_form: read.word("emperor-log-format", &[("uwsgi", Form::Uwsgi), ("json", Form::Json)])?,
             log_level: read.word(

@@ -2,6 +2,8 @@
 //!
 //! Every message is one datagram that is dropped when nobody listens; nothing here fails the emperor.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -65,6 +67,29 @@ impl Manager {
     pub fn alive(&self) {
         send(&[NotifyState::Watchdog]);
     }
+}
+
+/// Whether a service manager listens, and how many descriptors it says that it keeps; systemd says so from version
+/// 254 on.
+#[must_use]
+pub fn keeps() -> (bool, Option<usize>) {
+    let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
+    (listens, std::env::var("FDSTORE").ok().and_then(|number| number.parse().ok()))
+}
+
+/// Gives the manager copies of descriptors to keep under a name. It does not say whether it does.
+///
+/// # Errors
+/// It does not listen any more, or the kernel has too many descriptors under way.
+pub fn keep(name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    // Without FDPOLL=0 it would drop the process of a vassal that has ended, and nobody would hear of that.
+    let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    sd_notify::notify_with_fds(&states, descriptors)
+}
+
+/// Has the manager close all that it keeps under a name.
+pub fn release(name: &str) {
+    send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
 fn send(states: &[NotifyState<'_>]) {

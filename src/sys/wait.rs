@@ -1,7 +1,7 @@
 //! The end of a process, read through its pidfd: that of a child, and of one that has lost its parent to us.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -95,24 +95,59 @@ fn exit_of(pidfd: BorrowedFd<'_>) -> Ending {
     let mut info = PidfdInfo { mask: INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the size in the request is that of the struct, which outlives the call.
     let r = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
-    if r < 0 || info.mask & INFO_EXIT == 0 {
-        return Ending::Unknown;
-    }
+    let code = if r == 0 && info.mask & INFO_EXIT != 0 { Some(info.exit_code) } else { zombies_code(pidfd) };
     let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
-    match info.exit_code & 0x7f {
-        0 => Ending::Exited(byte(info.exit_code >> 8)),
-        signal => Ending::Killed(byte(signal)),
+    match code.map(|code| (code & 0x7f, code >> 8)) {
+        None => Ending::Unknown,
+        Some((0, status)) => Ending::Exited(byte(status)),
+        Some((signal, _)) => Ending::Killed(byte(signal)),
     }
 }
 
-/// The process that a descriptor stands for; `None` if it is no pidfd, or its process is gone for good.
+/// The same of one that its parent has not reaped yet, where we may trace it. Source: proc(5), `/proc/PID/stat`, field
+/// 52, Linux 3.5.
+fn zombies_code(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let pid = pid_of(pidfd).ok().flatten().filter(|pid| *pid > 0)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    (fields.next()? == "Z").then(|| fields.nth(52 - 4)?.parse().ok())?
+}
+
+/// When a process started, in the kernel's own unit; with its id, that tells it from every other of this boot.
+///
+/// # Errors
+/// It is no more. Source: proc(5), `/proc/PID/stat`, field 22.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest); // the second, a name, may hold anything
+    let field = fields.split_whitespace().nth(22 - 3).and_then(|field| field.parse().ok());
+    field.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A pidfd of the process with this id, if it is still the one that started then.
+///
+/// # Errors
+/// No more descriptors. Source: pidfd_open(2), Linux 5.3.
+pub fn open(pid: i32, started: u64) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: two integers; the result is a fresh descriptor, or negative.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Some(number) = RawFd::try_from(r).ok().filter(|number| *number >= 0) else {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+    };
+    // SAFETY: the kernel has just given us this number.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
+    // Asked after it was opened: if the id has become another process's since, the time is that one's.
+    Ok(start_time(pid).is_ok_and(|time| time == started).then_some(pidfd))
+}
+
+/// The process that a descriptor stands for, -1 if that is gone for good; `None` if the descriptor is no pidfd.
 ///
 /// # Errors
 /// `/proc` is not there. Source: proc(5), `/proc/PID/fdinfo`, Linux 5.2.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    Ok(pid.filter(|pid| *pid > 0))
+    Ok(text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()))
 }
 
 /// Sends a signal to the process behind a pidfd: never to one that has taken over its number.
@@ -160,7 +195,7 @@ pub fn reap_pid(pid: i32) {
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Read};
-    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+    use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -175,20 +210,23 @@ mod tests {
             let mut line = String::new();
             output.read_line(&mut line).unwrap();
             let pid: i32 = line.trim().parse().unwrap();
-            // SAFETY: two integers; the result is a fresh descriptor, or negative.
-            let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-            let number = i32::try_from(pidfd).unwrap();
-            assert!(number >= 0, "{}", io::Error::last_os_error());
-            // SAFETY: the kernel has just given us this number.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
+            let started = start_time(pid).unwrap();
+            assert!(open(pid, started + 1).unwrap().is_none());
+            let pidfd = open(pid, started).unwrap().unwrap();
             assert_eq!(reap(pidfd.as_fd()).unwrap(), None);
             assert_eq!(pid_of(pidfd.as_fd()).unwrap(), Some(pid));
             drop(ours);
+            let mut ended = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            // SAFETY: one valid entry.
+            unsafe { libc::poll(ended.as_mut_ptr(), 1, -1) };
+            let seen = reap(pidfd.as_fd()).unwrap();
+            assert!(seen == Some(ending) || seen == Some(Ending::Unknown), "{seen:?}");
             output.read_to_end(&mut Vec::new()).unwrap();
             parent.wait().unwrap();
             let seen = reap(pidfd.as_fd()).unwrap();
             assert!(seen == Some(ending) || seen == Some(Ending::Unknown), "{seen:?}");
-            assert_eq!(pid_of(pidfd.as_fd()).unwrap(), None);
+            assert_eq!(pid_of(pidfd.as_fd()).unwrap(), Some(-1));
+            assert_eq!(pid_of(output.get_ref().as_fd()).unwrap(), None);
         }
         assert_eq!(size_of::<PidfdInfo>(), 64);
     }

@@ -34,8 +34,6 @@ pub(crate) struct Given {
     pub(crate) limits: BTreeMap<String, (String, String)>,
     /// The vassal's file as it could be read, where it could.
     pub(crate) config: Option<String>,
-    /// Its namespaces: `pid`, `mnt`, `uts` … and their numbers.
-    pub(crate) namespaces: BTreeMap<String, String>,
     numbers: BTreeMap<String, i32>,
 }
 
@@ -65,10 +63,7 @@ impl Given {
             "config" => self.config = Some(value),
             "status" => self.status = value.lines().filter_map(field).collect(),
             "limits" => self.limits = value.lines().skip(1).filter_map(limit).collect(),
-            "ns" => {
-                let (kind, number) = value.split_once(':').expect("a namespace");
-                self.namespaces.insert(kind.to_owned(), number.to_owned());
-            }
+            "ns" => {}
             _ => {
                 self.numbers.insert(key.to_owned(), value.parse().expect("a number"));
             }

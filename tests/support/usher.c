@@ -5,6 +5,7 @@
  *       a session of its own, killed when the test's thread ends, then exec; the process id stays.
  *       nofile=SOFT[:HARD] nproc=N fsize=N umask=OCTAL nice=N uid=N gid=N (groups are emptied) block=SIGNUM
  *       ignore=SIGNUM open=FD:PATH (inherited by accident) survive (not killed with the test)
+ *       passed=SOCKET (takes descriptors from there, and has them as from a service manager)
  *   usher keep DIR
  *       waits for the end of its input, then kills by pid whatever has WITNESS_DIR=DIR in its environment
  *       or runs a program below DIR, until nothing is left, and removes DIR
@@ -23,8 +24,10 @@
 #include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -39,6 +42,42 @@ static void limit(int which, char *value) {
 	if (hard) *hard++ = 0;
 	struct rlimit r = { (rlim_t) atoll(value), (rlim_t) atoll(hard ? hard : value) };
 	if (setrlimit(which, &r)) fail("setrlimit");
+}
+
+/* One message: the names as its text, the descriptors beside it. They get the numbers from 3 on. */
+static void take(const char *path) {
+	static char names[65536];
+	static union { struct cmsghdr h; char b[CMSG_SPACE(253 * sizeof(int))]; } space;
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	strncpy(a.sun_path, path, sizeof a.sun_path - 1);
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), all[253], n = 0;
+	if (s < 0 || connect(s, (struct sockaddr *) &a, sizeof a)) fail(path);
+	struct iovec v = { names, sizeof names - 1 };
+	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = space.b, .msg_controllen = sizeof space.b };
+	ssize_t got = recvmsg(s, &m, 0);
+	if (got < 0) fail("recvmsg");
+	names[got] = 0;
+	close(s);
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		n = (int) ((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(all, CMSG_DATA(c), (size_t) n * sizeof(int));
+	}
+	for (int i = 0; i < n; i++) {
+		int high = fcntl(all[i], F_DUPFD, 1000);
+		if (high < 0) fail("F_DUPFD");
+		close(all[i]);
+		all[i] = high;
+	}
+	char b[32];
+	for (int i = 0; i < n; i++) {
+		if (dup2(all[i], 3 + i) < 0) fail("dup2");
+		close(all[i]);
+	}
+	snprintf(b, sizeof b, "%d", n);
+	setenv("LISTEN_FDS", b, 1);
+	setenv("LISTEN_FDNAMES", names, 1);
+	snprintf(b, sizeof b, "%d", getpid());
+	setenv("LISTEN_PID", b, 1);
 }
 
 static int launch(char **w) {
@@ -71,6 +110,7 @@ static int launch(char **w) {
 			sigaddset(&s, atoi(v));
 			sigprocmask(SIG_BLOCK, &s, NULL);
 		}
+		else if (!strcmp(*w, "passed")) take(v);
 		else if (!strcmp(*w, "open")) {
 			char *path = strchr(v, ':');
 			int fd = path ? open(path + 1, O_RDWR | O_CREAT, 0600) : -1, want = atoi(v);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::rules::LEAST_HEARTBEAT;
 use super::vassal::{Instance, Rest, State, Then, Vassal, Zerg};
-use super::{Action, Backoff, Court, Identity, Key, Now, SourceId, VassalName};
+use super::{Action, Backoff, Court, Event, Identity, Key, Now, SourceId, VassalName};
 
 /// A vassal as data. What a later version adds must have a default.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -72,7 +72,75 @@ pub struct Adoption {
     pub restart: bool,
 }
 
+/// What of a vassal must be known to govern it after a crash. Times are not: they say when, not what.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Gist {
+    /// Its process id; -1 without one.
+    pub pid: i32,
+    state: State,
+    identity: Identity,
+    said: [bool; 7],
+    backoff: Option<Backoff>,
+    respawns: u32,
+}
+
+impl Event {
+    /// The vassal that it is about.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::Admitted(key, _)
+            | Self::AdmitAgain(key, _)
+            | Self::NotBound(key)
+            | Self::Started(key, _)
+            | Self::NotStarted(key, _)
+            | Self::Said(key, _)
+            | Self::LinkClosed(key)
+            | Self::Died(key, _)
+            | Self::Connection(key)
+            | Self::ReloadRefused(key)
+            | Self::Unread(key, _) => Some(*key),
+            Self::Report(_) | Self::ReloadAll | Self::ClearBlacklist | Self::Shutdown | Self::Tick => None,
+        }
+    }
+}
+
+impl Action {
+    /// The vassal that it is about.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::Admit(key)
+            | Self::Spawn(key)
+            | Self::Reload { key, .. }
+            | Self::Stop(key, _)
+            | Self::Signal(key, _)
+            | Self::AskUnread(key)
+            | Self::PushConfig(key)
+            | Self::Listen(key)
+            | Self::Forget(key, _) => Some(*key),
+            Self::Ended(_) | Self::Rescan | Self::Tell(_) | Self::Bury => None,
+        }
+    }
+}
+
 impl Court {
+    /// The gist of a vassal.
+    #[must_use]
+    pub fn gist(&self, key: Key) -> Option<Gist> {
+        let vassal = self.get(key)?;
+        let Instance { ready, accepting, loyal, spoke, reloading, refused, heartbeat_due, .. } =
+            vassal.instance;
+        Some(Gist {
+            pid: vassal.pid,
+            state: vassal.state,
+            identity: vassal.identity,
+            said: [ready, accepting, loyal, spoke, reloading, refused, heartbeat_due > 0],
+            backoff: vassal.backoff,
+            respawns: vassal.respawns,
+        })
+    }
+
     /// What is known of a vassal, as data.
     #[must_use]
     pub fn record(&self, key: Key) -> Option<Record> {
@@ -163,7 +231,6 @@ impl Court {
             elsewhere: record.elsewhere,
             short_lives: record.short_lives,
             failures: record.failures,
-            reinforced: 0,
             timer: 0,
             deadline: record.deadline,
         };

@@ -21,7 +21,7 @@ mod timers;
 mod vassal;
 mod zergs;
 
-pub use adopt::{Adoption, Record, ZergRecord};
+pub use adopt::{Adoption, Gist, Record, ZergRecord};
 pub use backoff::Backoff;
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};

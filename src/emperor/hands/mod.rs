@@ -198,7 +198,6 @@ impl Hands {
                 self.let_go(key);
                 self.stop_asking(key);
                 self.refusals.remove(&key);
-                self.sides.overtake(key);
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
@@ -232,7 +231,7 @@ impl Hands {
                         self.judged(key, ending != Ending::Exited(BROKEN), court, events);
                     }
                     Some((Errand::Ask(place), ending)) => events.extend(self.asked(place, ending, court)),
-                    Some((Errand::Act | Errand::InVain, _)) | None => {}
+                    Some((Errand::Act, _)) | None => {}
                 },
             }
         }

@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tracing::{error, info, warn};
 
-use super::{Accession, Reign, now};
-use crate::emperor::court::{Adoption, Event, Key};
+use super::{Accession, Reign};
+use crate::emperor::court::Key;
 use crate::emperor::log;
-use crate::emperor::source::SourceId;
 use crate::emperor::survival::{
-    Estate, Header, Heritage, Inherited, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SourceRecord,
-    State, Survivor,
+    Estate, Header, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SourceRecord, State, Store,
+    Survivor,
 };
 use crate::sys::fds::Readable;
 use crate::sys::spawn::{CStrings, Candidate, Program, SpawnError};
@@ -34,7 +33,7 @@ use crate::vassal::plan::Text;
 pub(super) struct Renewal {
     origin: Origin,
     /// The `emperor` arguments.
-    given: Vec<Text>,
+    pub(super) given: Vec<Text>,
     pub(super) descriptor_limit: Option<(u64, u64)>,
     pub(super) pid_files: Vec<PidFileRecord>,
     stage: Stage,
@@ -113,45 +112,6 @@ impl Renewal {
 }
 
 impl Reign {
-    /// Goes on with what was left.
-    pub(super) fn inherit(&mut self, heritage: Heritage) {
-        for trouble in &heritage.troubles {
-            error!("[emperor] {trouble}");
-        }
-        let Some(header) = heritage.header else { return };
-        self.court.count_zergs_from(header.zergs_ever);
-        let sources: Vec<_> = header.sources.iter().map(|source| self.source_of(source)).collect();
-        let restart = header.tyrant != self.itself.tyrant;
-        let mut taken = 0;
-        for inherited in heritage.vassals {
-            let source = sources.get(usize::from(inherited.record.source)).copied().flatten();
-            let socket = inherited.belongings.waiting.is_some();
-            taken += u32::from(self.adopt(inherited, Adoption { source, socket, restart }));
-        }
-        info!("[emperor] {taken} vassals taken over from emperor {}", header.version);
-    }
-
-    fn source_of(&self, record: &SourceRecord) -> Option<SourceId> {
-        let given = self.renewal.given.iter().position(|given| *given == record.given);
-        let shown = || self.sources.infos().position(|(_, info)| info.argument == record.shown);
-        given.or_else(shown).and_then(|at| u16::try_from(at).ok()).map(SourceId)
-    }
-
-    /// Whether it has a process.
-    fn adopt(&mut self, inherited: Inherited, adoption: Adoption) -> bool {
-        let Inherited { record, belongings, .. } = inherited;
-        let (name, alive) = (record.name.clone(), record.pid > 0);
-        let mut actions = Vec::new();
-        let Some(key) = self.court.adopt(record, adoption, now(), &mut actions) else { return false };
-        let held = self.hands.adopt(key, belongings);
-        self.perform(actions);
-        if let Err(error) = held {
-            error!("[emperor] vassal {name} cannot be governed, and has been killed: {error}");
-            self.feed(Event::Died(key, false));
-        }
-        alive
-    }
-
     /// SIGUSR2.
     pub(super) fn upgrade(&mut self) {
         if !matches!(self.renewal.stage, Stage::Idle) {
@@ -314,6 +274,7 @@ impl Reign {
             ambient: caps::ambient().unwrap_or(0),
             strays: !self.hands.is_at_ease(),
             pid_files: self.renewal.pid_files.clone(),
+            store: self.store.as_ref().map(Store::record),
         };
         State { survivors: survivors.collect(), header: Header { process: Some(process), ..self.header() } }
     }
@@ -342,7 +303,8 @@ impl Reign {
                 None => (None, String::new(), None),
             };
             Estate {
-                kept: 0,
+                kept: self.store.as_ref().map_or(0, |store| store.number(key)),
+                started: 0,
                 link: number(holdings.link),
                 pidfd: number(holdings.pidfd),
                 reports: holdings.reports.cloned(),

@@ -1,11 +1,17 @@
 //! What a former emperor has left to this process, claimed at its start.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
+
 use super::STATE_VARIABLE;
-use super::state::{Damage, Estate, Header, State};
-use crate::emperor::court::Record;
+use super::origin::LISTEN_VARIABLES;
+use super::state::{Damage, Estate, Header, State, StoreRecord, Survivor};
+use super::store::{OURS, STATE, VASSAL};
+use crate::emperor::court::{self, Record};
 use crate::emperor::hands::Belongings;
 use crate::sys::{alone, fds, wait};
 
@@ -16,6 +22,10 @@ pub struct Heritage {
     pub header: Option<Header>,
     /// The vassals.
     pub vassals: Vec<Inherited>,
+    /// What the service manager keeps beside them.
+    pub store: Option<StoreRecord>,
+    /// Names under which it keeps what nobody wants any more.
+    pub stale: Vec<String>,
     /// What is to be told as soon as there is a log.
     pub troubles: Vec<String>,
 }
@@ -42,6 +52,8 @@ impl Heritage {
         let mut heritage = Self::default();
         if let Some(file) = left_by_exec() {
             heritage.take_over(file);
+        } else if let Some(found) = Found::of_the_manager() {
+            heritage.take_from_manager(found);
         }
         heritage
     }
@@ -59,6 +71,7 @@ impl Heritage {
                 for survivor in state.survivors {
                     self.inherit(survivor.record, survivor.estate);
                 }
+                self.store = state.header.process.as_ref().and_then(|process| process.store);
                 self.header = Some(state.header);
             }
             Err(damage) => {
@@ -72,7 +85,7 @@ impl Heritage {
     }
 
     fn inherit(&mut self, record: Record, estate: Estate) {
-        let Estate { kept, link, pidfd, reports, socket, address, file } = estate;
+        let Estate { kept, link, pidfd, reports, socket, address, file, .. } = estate;
         let name = record.name.clone();
         let mut take = |number: Option<RawFd>, what: &str| match number.map(fds::adopt) {
             Some(Err(error)) => {
@@ -90,6 +103,145 @@ impl Heritage {
         self.vassals.push(Inherited { record, kept, belongings });
     }
 }
+
+impl Heritage {
+    fn take_from_manager(&mut self, found: Found) {
+        let Found { states, mut bundles } = found;
+        let generation = states.keys().next_back().copied().unwrap_or(0);
+        self.store = Some(StoreRecord { generation, last: bundles.keys().next_back().copied().unwrap_or(0) });
+        let mut survivors = Vec::new();
+        for (number, file) in states.into_iter().rev() {
+            match State::read(file) {
+                // The newest is complete: it was written before it was kept.
+                Ok(state) if self.header.is_none() => {
+                    self.header = Some(state.header);
+                    survivors = state.survivors;
+                }
+                Ok(_) => {}
+                Err(damage) => {
+                    self.troubles.push(format!("a state that was kept is lost: {}", chain(&damage)))
+                }
+            }
+            if number != generation {
+                self.stale.push(format!("{STATE}{number}"));
+            }
+        }
+        for Survivor { record, estate } in survivors {
+            let name = record.name.clone();
+            let bundle = bundles.remove(&estate.kept).unwrap_or_default();
+            if let Err(why) = self.inherit_bundle(record, estate, bundle) {
+                self.troubles
+                    .push(format!("vassal {name} cannot be taken over, and is started afresh: {why}"));
+            }
+        }
+        for (number, bundle) in bundles {
+            bundle.end();
+            self.stale.push(format!("{VASSAL}{number}"));
+            self.troubles.push(format!("a vassal of which nothing is known ({number}) has been killed"));
+        }
+    }
+
+    fn inherit_bundle(&mut self, record: Record, estate: Estate, bundle: Bundle) -> Result<(), &'static str> {
+        let Estate { kept, started, reports, address, file, .. } = estate;
+        let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
+        let is_up = record.state == court::State::Up;
+        let wrong = match process {
+            None if record.pid > 0 => Some("the service manager has not kept its process"),
+            None if bundle.socket.is_none() => return Ok(()),
+            None => None,
+            // That of one that has ended meanwhile has no number; its end is noticed as soon as it is watched.
+            Some(pid) if pid != Some(record.pid) && pid != Some(-1) => Some("its process is another one now"),
+            Some(_) => {
+                (is_up && bundle.link.is_none()).then_some("the service manager has not kept its link")
+            }
+        };
+        if let Some(why) = wrong {
+            if process.is_none()
+                && let Ok(Some(pidfd)) = wait::open(record.pid, started)
+            {
+                end(pidfd);
+            }
+            bundle.end();
+            self.stale.push(format!("{VASSAL}{kept}"));
+            return Err(why);
+        }
+        let waiting = bundle.socket.map(|socket| (socket, address, file));
+        let belongings = Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting };
+        self.vassals.push(Inherited { record, kept, belongings });
+        Ok(())
+    }
+}
+
+/// What the service manager has passed of what it keeps for us.
+#[derive(Debug, Default)]
+struct Found {
+    states: BTreeMap<u64, OwnedFd>,
+    bundles: BTreeMap<u64, Bundle>,
+}
+
+/// What it keeps of one vassal.
+#[derive(Debug, Default)]
+struct Bundle {
+    link: Option<OwnedFd>,
+    pidfd: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
+}
+
+impl Found {
+    /// Takes what is ours of what was passed to this process. Source: sd_listen_fds(3).
+    fn of_the_manager() -> Option<Self> {
+        let [pid, count, names] = LISTEN_VARIABLES.map(|name| std::env::var(name).ok());
+        if pid?.parse() != Ok(std::process::id()) {
+            return None;
+        }
+        let (count, names): (usize, _) = (count?.parse().ok()?, names?);
+        let mut found = Self::default();
+        let mut ours = false;
+        for (number, name) in (FIRST_PASSED..).zip(names.split(':')).take(count) {
+            if name.starts_with(OURS)
+                && let Ok(fd) = fds::adopt_elsewhere(number)
+            {
+                ours = true;
+                found.add(name, fd);
+            }
+        }
+        if !ours {
+            return None;
+        }
+        for name in LISTEN_VARIABLES {
+            // If it cannot be removed there are other threads, which nobody has started yet.
+            let _ = alone::remove_variable(name.as_ref());
+        }
+        Some(found)
+    }
+
+    fn add(&mut self, name: &str, fd: OwnedFd) {
+        let number = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
+        if let Some(number) = number(STATE) {
+            self.states.insert(number, fd);
+        } else if let Some(number) = number(VASSAL) {
+            let bundle = self.bundles.entry(number).or_default();
+            if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some()) {
+                bundle.pidfd = Some(fd);
+            } else if getsockopt(&fd, AcceptConn) == Ok(true) {
+                bundle.socket = Some(fd);
+            } else {
+                bundle.link = Some(fd);
+            }
+        }
+    }
+}
+
+impl Bundle {
+    fn end(self) {
+        if let Some(pidfd) = self.pidfd {
+            end(pidfd);
+        }
+    }
+}
+
+/// The first descriptor that a service manager passes.
+const FIRST_PASSED: RawFd = 3;
 
 /// The descriptor of the state that the program before us has left, if it did.
 fn left_by_exec() -> Option<RawFd> {
@@ -119,8 +271,8 @@ fn end_all_that_was_left() {
 }
 
 /// Closes a descriptor; a process that it stands for is killed.
-pub(super) fn end(fd: OwnedFd) {
-    if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some()) {
+pub(crate) fn end(fd: OwnedFd) {
+    if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some_and(|pid| pid > 0)) {
         // It may have ended by itself since.
         let _: io::Result<()> = wait::signal(fd.as_fd(), nix::libc::SIGKILL);
     }

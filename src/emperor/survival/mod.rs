@@ -11,10 +11,15 @@
 mod heritage;
 mod origin;
 mod state;
+mod store;
 
+pub(crate) use heritage::end;
 pub use heritage::{Heritage, Inherited};
 pub use origin::Origin;
-pub use state::{Damage, Estate, Header, PidFileRecord, ProcessRecord, SourceRecord, State, Survivor};
+pub use state::{
+    Damage, Estate, Header, PidFileRecord, ProcessRecord, SourceRecord, State, StoreRecord, Survivor,
+};
+pub use store::Store;
 
 /// Environment variable that tells a program where the state is that it is to go on with: its own process id, a
 /// colon, and the descriptor's number. Nobody else's children are mistaken for it.

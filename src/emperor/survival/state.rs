@@ -50,6 +50,18 @@ pub struct ProcessRecord {
     pub strays: bool,
     /// The files that hold its process id, open and locked.
     pub pid_files: Vec<PidFileRecord>,
+    /// What the service manager keeps.
+    #[serde(default)]
+    pub store: Option<StoreRecord>,
+}
+
+/// What there is in the service manager's store, beside the vassals.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StoreRecord {
+    /// The number of the state that it keeps.
+    pub generation: u64,
+    /// The highest number that was given to a vassal.
+    pub last: u64,
 }
 
 /// A locked pidfile.
@@ -80,6 +92,8 @@ pub struct Survivor {
 pub struct Estate {
     /// Under which number the service manager keeps it; 0 if it does not.
     pub kept: u64,
+    /// When its process started, in the kernel's unit; 0 if that was not asked.
+    pub started: u64,
     /// Its link.
     pub link: Option<RawFd>,
     /// Its process.
