@@ -103,6 +103,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// The arguments are those its vassal was started with, in the vassal's directory and environment.
 pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     use std::io::Write;
+    judge::bound_this_process();
     let words: Vec<_> = arguments.iter().map(|word| word.as_bytes().to_vec()).collect();
     let environment: Vec<_> =
         std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();

@@ -149,6 +149,9 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         caps::set_ambient(former.ambient).map_err(Failure::of("cannot reset capabilities"))?;
     }
     if settings.policy.tyrant {
+        if let Err(error) = fds::no_reading_of_output() {
+            warn!("vassals may be able to read the log: it cannot be opened for writing only: {error}");
+        }
         // Our own groups must not open to the emperor what it does in a tenant's name. Who may not give them up may
         // not become a tenant either.
         let given_up = nix::unistd::setgroups(&[]);

@@ -45,7 +45,7 @@ impl Engine<'_> {
     ) -> Step {
         if self.declared_depth >= self.limits.depth {
             let text = format!("declared option {} stands for itself", lossy(&declared.name));
-            return halt(origin, Trouble::TooMuch(text));
+            return halt(origin, Trouble::Endless(text));
         }
         let value = value.unwrap_or_default();
         let mut words: Vec<&[u8]> = values::words(value, b' ').collect();

@@ -58,9 +58,12 @@ pub enum Trouble {
     /// A file is not well-formed.
     #[error("{0}")]
     Syntax(String),
-    /// A limit was reached.
+    /// A limit of ours was reached. uWSGI has none.
     #[error("{0}")]
     TooMuch(String),
+    /// Something leads to itself, and nobody comes to its end.
+    #[error("{0}")]
+    Endless(String),
     /// A key that is no option, in strict mode.
     #[error("[strict-mode] unknown config directive: {}", lossy(.0))]
     Strict(Vec<u8>),

@@ -73,7 +73,7 @@ impl Engine<'_> {
         let depth = by.file_line().map_or(0, |(file, _)| file.depth + 1);
         if depth >= self.limits.depth {
             let text = format!("{} is loaded {depth} files deep: does it load itself?", lossy(name));
-            return halt(by, Trouble::TooMuch(text));
+            return halt(by, Trouble::Endless(text));
         }
         self.count_read(by)?;
         let (file, asked) = split_section(name);

@@ -1,5 +1,6 @@
 //! Serving a document to whoever connects: addresses, clients, and their bounds.
 
+use std::cell::Cell;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::linux::net::SocketAddrExt;
@@ -15,8 +16,13 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How many clients are served at once; the others wait in the backlog.
-const CLIENTS: usize = 64;
+/// How many clients are served at once; the others wait in the backlog. Fewer where the document is longer than
+/// [`SHARE`]: all that wait for theirs hold at most so many shares.
+const CLIENTS: u32 = 64;
+/// A client's share of memory, bytes.
+const SHARE: usize = 1 << 20;
+/// Who reads slower than so many bytes a second, all in all, loses the rest.
+const SLOWEST: usize = 256 << 10;
 
 /// How a server is to be set up.
 #[derive(Clone, Debug)]
@@ -47,6 +53,8 @@ pub struct Server {
     sockets: Vec<Socket>,
     _file: Option<SocketFile>,
     clients: Arc<Semaphore>,
+    /// Of the last document.
+    length: Cell<usize>,
     options: Options,
 }
 
@@ -68,13 +76,26 @@ impl Server {
         let address = options.address.clone();
         let failed = |source| ListenError { address, source };
         let (sockets, file) = bind(&options).map_err(failed)?;
-        Ok(Self { sockets, _file: file, clients: Arc::new(Semaphore::new(CLIENTS)), options })
+        Ok(Self {
+            sockets,
+            _file: file,
+            clients: Arc::new(Semaphore::new(CLIENTS as usize)),
+            length: Cell::new(0),
+            options,
+        })
+    }
+
+    /// Notes how long a document is, for the next clients.
+    pub fn served(&self, length: usize) {
+        self.length.set(length);
     }
 
     /// The next client. Cancel-safe; never resolves while as many as may be are being served.
     pub async fn accept(&self) -> Visitor {
         loop {
-            let Ok(permit) = self.clients.clone().acquire_owned().await else {
+            let shares =
+                u32::try_from(self.length.get().div_ceil(SHARE)).unwrap_or(CLIENTS).clamp(1, CLIENTS);
+            let Ok(permit) = self.clients.clone().acquire_many_owned(shares).await else {
                 return std::future::pending().await; // the semaphore is never closed
             };
             let accepted = std::future::poll_fn(|context| {
@@ -132,6 +153,13 @@ const HTTP_HEADER: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Cont
 impl Visitor {
     /// Sends the document and closes. A client that is too slow loses the rest of it.
     pub async fn serve(mut self, document: Vec<u8>) {
+        let seconds = u64::try_from(document.len() / SLOWEST).unwrap_or(u64::MAX);
+        let whole = (self.patience * 2).saturating_add(Duration::from_secs(seconds));
+        // One that takes a byte now and then is never silent, and would keep its place for ever.
+        let _ = timeout(whole, self.hand_over(&document)).await;
+    }
+
+    async fn hand_over(&mut self, document: &[u8]) {
         if self.http {
             let mut request = [0; 4096];
             match timeout(self.patience, self.stream.read(&mut request)).await {
@@ -142,7 +170,7 @@ impl Visitor {
                 return;
             }
         }
-        let mut rest = &document[..];
+        let mut rest = document;
         while !rest.is_empty() {
             match timeout(self.patience, self.stream.write(rest)).await {
                 Ok(Ok(written @ 1..)) => rest = &rest[written..],
@@ -252,6 +280,39 @@ mod tests {
                 server.accept().await.serve(b"{}".to_vec()).await;
                 assert_eq!(client.join().unwrap(), b"{}");
             }
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_a_little_now_and_then_does_not_stay() {
+        futures(async {
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+            let patience = Duration::from_millis(100);
+            let visitor = Visitor { stream: Box::new(ours), http: false, patience, _permit: permit };
+            let serving = tokio::spawn(visitor.serve(vec![b' '; 200 << 10]));
+            let (mut taken, mut buffer) = (0, [0; 1024]);
+            while let Ok(count @ 1..) = theirs.read(&mut buffer).await {
+                taken += count;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            serving.await.unwrap();
+            assert!((1024..100 << 10).contains(&taken), "{taken}");
+        });
+    }
+
+    #[test]
+    fn long_documents_leave_room_for_fewer_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        futures(async {
+            let server = Server::bind(options(path.display().to_string())).unwrap();
+            server.served(40 << 20);
+            let _clients = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
+            let first = server.accept().await;
+            assert!(timeout(Duration::from_millis(50), server.accept()).await.is_err());
+            drop(first);
+            assert!(timeout(Duration::from_secs(5), server.accept()).await.is_ok());
         });
     }
 

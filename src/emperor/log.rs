@@ -140,7 +140,39 @@ where
         event: &Event<'_>,
     ) -> std::fmt::Result {
         GATHERED.with_borrow_mut(|gathered| write!(writer, "{} - ", gathered.stamp()))?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        context.field_format().format_fields(Writer::new(&mut Visible(writer.by_ref())), event)?;
         writeln!(writer)
+    }
+}
+
+/// Writes on, with all escaped that would end the line, steer a terminal or turn the reading around: names and
+/// texts of tenants come here by many ways.
+struct Visible<'w>(Writer<'w>);
+
+impl std::fmt::Write for Visible<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let mut rest = text;
+        while let Some((at, harmful)) = rest.char_indices().find(|(_, c)| is_harmful(*c)) {
+            write!(self.0, "{}{}", &rest[..at], harmful.escape_default())?;
+            rest = &rest[at + harmful.len_utf8()..];
+        }
+        self.0.write_str(rest)
+    }
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_stays_on_its_line() {
+        let mut line = String::new();
+        let mut visible = Visible(Writer::new(&mut line));
+        std::fmt::Write::write_str(&mut visible, "é a\nb\u{1b}[2Jc\u{202e}\r").unwrap();
+        assert_eq!(line, "é a\\nb\\u{1b}[2Jc\\u{202e}\\r");
     }
 }

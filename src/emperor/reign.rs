@@ -423,6 +423,9 @@ impl Reign {
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         let document =
             stats::document(&self.itself, &sources, &self.court, &|key| self.hands.on_demand_address(key));
+        if let Some(server) = &self.server {
+            server.served(document.len());
+        }
         tokio::spawn(visitor.serve(document));
     }
 }

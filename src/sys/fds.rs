@@ -4,8 +4,9 @@
 //! emperor's hands.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 /// Lowest number of a reserved descriptor.
 pub const FIRST_SLOT: RawFd = 3;
@@ -81,6 +82,37 @@ pub fn null_stdin(reserved: &Reserved) -> io::Result<()> {
     // SAFETY: two integers; descriptor 0 belongs to nobody in this program.
     let r = unsafe { libc::dup2(reserved.null.as_raw_fd(), 0) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes standard output and standard error, where they are files or terminals open for reading as well, open for
+/// writing only: who gets them shall not read what others write or type there.
+///
+/// # Errors
+/// The file cannot be opened anew; it stays as it was.
+pub fn no_reading_of_output() -> io::Result<()> {
+    for number in [1, 2] {
+        // SAFETY: reads the flags of a number; an error when it is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+        if flags < 0 || flags & libc::O_ACCMODE != libc::O_RDWR {
+            continue;
+        }
+        let path = format!("/proc/self/fd/{number}");
+        let kind = std::fs::metadata(&path)?.file_type();
+        if !kind.is_file() && !kind.is_char_device() {
+            continue; // a socket has one end only
+        }
+        let kept = libc::O_NOCTTY | flags & (libc::O_APPEND | libc::O_NONBLOCK);
+        let file = File::options().write(true).custom_flags(kept).open(path)?;
+        if flags & libc::O_APPEND == 0 && kind.is_file() {
+            (&file).seek(io::SeekFrom::End(0))?;
+        }
+        // SAFETY: two open descriptors; the standard ones belong to nobody in this program.
+        let r = unsafe { libc::dup2(file.as_raw_fd(), number) };
+        if r < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Sets close-on-exec on every descriptor numbered `first` or higher.

@@ -69,3 +69,25 @@ fn set_disposition(number: i32, handler: libc::sighandler_t) -> io::Result<()> {
     let r = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, &raw const action, nothing, 8) };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// `KEYCTL_JOIN_SESSION_KEYRING` of `linux/keyctl.h`.
+const JOIN_SESSION_KEYRING: libc::c_int = 1;
+
+/// Gives this process a fresh, empty session keyring in place of the one that it has inherited. Where there are no
+/// keyrings, or a filter keeps them from us and so from all that we execute, nothing is to be done.
+///
+/// # Errors
+/// `EDQUOT` when this user has too many keys. Source: keyctl_join_session_keyring(3).
+pub fn own_keyring() -> io::Result<()> {
+    let unnamed = std::ptr::null::<libc::c_char>();
+    // SAFETY: two integers and a null pointer, which asks for a keyring without a name.
+    let r = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, unnamed) };
+    if r >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => Ok(()),
+        _ => Err(error),
+    }
+}

@@ -82,6 +82,10 @@ impl Launcher {
             result.map_err(|error| Failure::new(op.step(), &object.to_string(), &error)).map(|()| Ran::Done)
         };
         match op {
+            Op::EndAfter(seconds) => {
+                nix::unistd::alarm::set(*seconds);
+                Ok(Ran::Done)
+            }
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
             Op::PidNamespace => {
                 done(namespaces::be_first_process(), &format!("process {}", std::process::id()))
@@ -89,6 +93,8 @@ impl Launcher {
             Op::Namespaces(wanted) => namespaces::enter(*wanted).map(|()| Ran::Done),
             Op::BoundCapabilities(keep) => done(caps::bound(keep.bits()), &format!("bounding set {keep}")),
             Op::Undumpable => done(identity::become_undumpable(), &"dumpable"),
+            Op::OwnKeyring => done(process::own_keyring(), &"session keyring"),
+            Op::LeaveTerminal => done(identity::leave_terminal(), &"/dev/tty"),
             Op::SetGroup(gid) => done(identity::set_group(*gid), &format!("gid {gid}")),
             Op::SetGroups(groups) => identity::set_groups(groups).map(|()| Ran::Done),
             Op::SetUser(uid) => done(identity::set_user(*uid), &format!("uid {uid}")),

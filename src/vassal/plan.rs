@@ -39,6 +39,8 @@ pub struct LaunchPlan {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Op {
+    /// End after so many seconds, whatever is being done then: SIGALRM, which an exec does not forget.
+    EndAfter(u32),
     /// Enter a working directory.
     ChangeDir(Text),
     /// Confirm to be process 1. The spawner has cloned us with `CLONE_NEWPID`: see [`LaunchPlan::needs_pid_namespace`].
@@ -49,6 +51,10 @@ pub enum Op {
     BoundCapabilities(Capabilities),
     /// Become nobody else's prey while privileges are mixed: no ptrace, no core dump, /proc entries root's.
     Undumpable,
+    /// Leave the emperor's session keyring, and whatever keys root has in it.
+    OwnKeyring,
+    /// Leave the emperor's session if that has a terminal: who has a terminal can type for those behind it.
+    LeaveTerminal,
     /// Set the real, effective and saved group id.
     SetGroup(u32),
     /// Replace the supplementary groups. After the group, before the user.
@@ -107,6 +113,8 @@ pub struct OwnedFile {
     pub gid: u32,
     /// Whether the owner is that of a symbolic link itself (`emperor-tyrant-nofollow`, `emperor-nofollow`).
     pub nofollow: bool,
+    /// The emperor's own user, whose links are as good as root's.
+    pub emperor: u32,
 }
 
 /// The engine.
@@ -136,6 +144,8 @@ pub struct VassalOrder {
     pub name: Text,
     /// Directory it starts in; `None` leaves it where the spawner has put it.
     pub directory: Option<Text>,
+    /// The process may live so many seconds; for one that is no vassal.
+    pub end_after: Option<u32>,
     /// `emperor-use-clone`.
     pub namespaces: Namespaces,
     /// `emperor-cap`, without the `setpcap` that always stays.
@@ -193,6 +203,7 @@ impl VassalOrder {
     #[must_use]
     pub fn plan(self) -> LaunchPlan {
         let mut ops = Vec::new();
+        ops.extend(self.end_after.map(Op::EndAfter));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
         let rest = Namespaces { pid: false, ..self.namespaces };
@@ -201,8 +212,12 @@ impl VassalOrder {
         if let Some(tyrant) = self.tyrant {
             let Tyrant { uid, gid, initgroups, file } = tyrant;
             let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
-            ops.extend([Op::Undumpable, Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
-            ops.extend(file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow })));
+            ops.extend([Op::Undumpable, Op::OwnKeyring, Op::LeaveTerminal]);
+            ops.extend([Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
+            let emperor = nix::unistd::geteuid().as_raw();
+            ops.extend(
+                file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow, emperor })),
+            );
         }
         ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
         ops.push(Op::Environment(self.environment));
@@ -299,10 +314,13 @@ impl Op {
     pub fn step(&self) -> Step {
         use super::hook::Kind;
         match self {
+            Self::EndAfter(_) => Step::Signals,
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
             Self::BoundCapabilities(_) | Self::Undumpable => Step::Capabilities,
+            Self::OwnKeyring => Step::Keyring,
+            Self::LeaveTerminal => Step::Session,
             Self::SetGroup(_) => Step::Group,
             Self::SetGroups(_) => Step::Groups,
             Self::SetUser(_) => Step::User,
@@ -334,18 +352,21 @@ impl fmt::Display for LaunchPlan {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::EndAfter(seconds) => write!(f, "signals end after {seconds} s"),
             Self::ChangeDir(path) => write!(f, "chdir {path}"),
             Self::PidNamespace => f.write_str("pid-namespace"),
             Self::Namespaces(set) => write!(f, "namespaces {set}"),
             Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
             Self::Undumpable => f.write_str("capabilities not dumpable, not traceable"),
+            Self::OwnKeyring => f.write_str("keyring of its own"),
+            Self::LeaveTerminal => f.write_str("session of its own if this one has a terminal"),
             Self::SetGroup(gid) => write!(f, "group {gid}"),
             Self::SetGroups(Groups::Exactly(list)) if list.is_empty() => f.write_str("groups none"),
             Self::SetGroups(Groups::Exactly(list)) => write!(f, "groups {list:?}"),
             Self::SetGroups(Groups::OfUser(uid)) => write!(f, "groups of uid {uid}"),
             Self::SetUser(uid) => write!(f, "user {uid}"),
             Self::DieWithEmperor => f.write_str("emperor die with it"),
-            Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow }) => {
+            Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow, .. }) => {
                 let link = if *nofollow { ", the link itself" } else { "" };
                 write!(f, "owner {path} is {uid}:{gid}{link}")
             }
@@ -385,6 +406,7 @@ mod tests {
         VassalOrder {
             name: "a.ini".into(),
             directory: Some("/srv/vassals".into()),
+            end_after: None,
             namespaces: Namespaces::parse("uts,pid,fs").unwrap().0,
             capabilities: Some(Capabilities::parse("net_bind_service").unwrap().0),
             tyrant: Tyrant::new(1000, 1001)
@@ -410,17 +432,19 @@ mod tests {
  3  namespaces mount,uts
  4  capabilities keep setpcap,net_bind_service in the bounding set
  5  capabilities not dumpable, not traceable
- 6  group 1001
- 7  groups of uid 1000
- 8  user 1000
- 9  owner a.ini is 1000:1001, the link itself
-10  emperor die with it
-11  environment
+ 6  keyring of its own
+ 7  session of its own if this one has a terminal
+ 8  group 1001
+ 9  groups of uid 1000
+10  user 1000
+11  owner a.ini is 1000:1001, the link itself
+12  emperor die with it
+13  environment
       UWSGI_EMPEROR_FD=3
-12  command /bin/start a.ini
-13  hook --- PRIVATE HOOK --- (as-vassal)
-14  command \"true\" (as-vassal)
-15  exec mine or /usr/bin/uwsgi
+14  command /bin/start a.ini
+15  hook --- PRIVATE HOOK --- (as-vassal)
+16  command \"true\" (as-vassal)
+17  exec mine or /usr/bin/uwsgi
       --ini
       a.ini
       (exec://a.ini if executable)

@@ -81,8 +81,12 @@ steps! {
     User = 217, "user", "change its user";
     /// Any capability set.
     Capabilities = 218, "capabilities", "limit its capabilities";
+    /// Leaving the emperor's session.
+    Session = 220, "session", "leave the emperor's terminal";
     /// Entering fresh namespaces.
     Namespaces = 226, "namespaces", "enter its namespaces";
+    /// Leaving the emperor's keyring.
+    Keyring = 238, "keyring", "get a keyring of its own";
 }
 
 impl Step {

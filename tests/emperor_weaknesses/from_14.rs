@@ -45,10 +45,9 @@ weakness!(
         let emperor = Builder::new(&bed, kind).stats().start();
         bed.until("all run", |log| log.names().len() == 401);
         emperor.wait_log("a.ini is now loyal");
-        let lazy: Vec<_> = (0..3)
-            .map(|_| std::os::unix::net::UnixStream::connect(bed.path("stats")).expect("a connection"))
-            .collect();
-        std::thread::sleep(Duration::from_millis(50));
+        // Three that read no more than the first byte: then the emperor is at it.
+        let lazy = [(); 3].map(|()| std::os::unix::net::UnixStream::connect(bed.path("stats")).expect("a client"));
+        std::io::Read::read_exact(&mut &lazy[0], &mut [0]).expect("the first byte");
         kill(Pid::from_raw(bed.started("a.ini", 1)), Signal::SIGKILL).expect("kill");
         let again = || (bed.log().execs("a.ini").len() == 2).then_some(());
         let stalled = support::poll(Duration::from_millis(1500), again).is_none();
@@ -113,6 +112,23 @@ weakness!(
             emperor.stop(&bed);
         }
         crashed
+    }
+);
+
+weakness!(
+    /// The name of a file is put into a command of the shell.
+    weakness_13_18_a_name_is_run_by_the_shell,
+    |kind| {
+        let bed = Bed::new();
+        bed.vassal("$(touch pwned).ini");
+        let emperor = Builder::new(&bed, kind).opt("emperor-on-demand-exec", "echo >/dev/null").start();
+        bed.vassal("fence.ini");
+        emperor.nudge();
+        bed.started("fence.ini", 1);
+        bed.until("the other", |log| log.names().len() == 2);
+        let run = bed.path("v/pwned").exists() || bed.path("pwned").exists();
+        emperor.stop(&bed);
+        run
     }
 );
 
@@ -243,13 +259,14 @@ weakness!(
 );
 
 weakness!(
-    /// The emperor is killed: its vassals must live on.
+    /// The emperor is killed, and whatever is in its configuration, its vassals are killed with it.
     weakness_13_24_a_crash_of_the_emperor_is_an_outage,
     |kind| {
         let bed = Bed::new();
         bed.script("a.ini", "say=1,5,17 linger");
         bed.vassal("a.ini");
-        let emperor = Builder::new(&bed, kind).start();
+        let options = bed.write("options.ini", "[uwsgi]\nemperor-die-together = false\n");
+        let emperor = Builder::new(&bed, kind).opt("ini", options).start();
         bed.until("loyal", |log| log.said("a.ini", 17) == 1);
         let pid = bed.started("a.ini", 1);
         drop(emperor);
@@ -259,8 +276,7 @@ weakness!(
         let answers = || !bed.log().of("a.ini", "signal").is_empty();
         support::poll(support::PATIENCE, || (gone() || answers()).then_some(()));
         !answers()
-    },
-    later: "emperor-die-together is off by default"
+    }
 );
 
 weakness!(

@@ -2,8 +2,8 @@
 //! each, which would show it, and which ours must not show.
 //!
 //! Where it can be done quickly and safely the same scenario is run on the real one, to prove that it can show.
-//! Not here yet, for want of what they are about: 13.11 and 13.27 (sources that supply the text), 13.12 (sockets
-//! that outlive a crash), 13.18 (`emperor-on-demand-exec`).
+//! 13.11 and 13.27 are about sources that supply the text of a vassal, which ours does not have yet; 13.10 is shown
+//! with a real application in `apps_behind_nginx.rs`; more about 13.12 and 13.18 is in `emperor_on_demand`.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,6 +9,39 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 weakness!(
+    /// At the end, SIGKILL for a waiting on-demand vassal goes to its process id, which is -1: to every process.
+    /// Only ever in a process namespace of its own.
+    weakness_13_01_root_the_end_kills_every_process,
+    |kind| {
+        if !crate::support::root() {
+            return kind == Kind::Real;
+        }
+        let bed = Bed::new();
+        for name in ["x", "y"] {
+            bed.vassal(format!("{name}.ini"));
+            bed.write(format!("v/{name}.ini.socket"), format!("{}\n", bed.path(format!("{name}.socket")).display()));
+        }
+        bed.script("z.ini", "say=1,5,17 deaf immune linger");
+        bed.vassal("z.ini");
+        // The first process of the namespace cannot be killed from inside; the bystander can.
+        let script = "cd \"$0\"; sleep 600 & bystander=$!; \"$@\" & emperor=$!\n\
+             while [ ! -e go ]; do sleep 0.02; done; kill -TERM $emperor; wait $emperor\n\
+             if grep -q 'State:.[SR]' /proc/$bystander/status; then echo alive; else echo dead; fi > out.part\n\
+             mv out.part out";
+        let words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script];
+        let emperor = words.iter().fold(Builder::new(&bed, kind), |e, w| e.before(w)).before(bed.root());
+        let emperor = emperor.opt("emperor-on-demand-extension", ".socket").opt("reload-mercy", "1").start();
+        bed.until("loyal", |log| log.said("z.ini", 17) == 1);
+        let waiting = || ["x", "y"].iter().all(|n| bed.path(format!("{n}.socket")).exists()).then_some(());
+        support::poll(support::PATIENCE, waiting).expect("two on-demand sockets");
+        bed.write("go", "");
+        let out = support::poll(support::PATIENCE, || fs::read_to_string(bed.path("out")).ok());
+        drop(emperor);
+        out.expect("what became of the bystander").trim() == "dead"
+    }
+);
+
+weakness!(
     /// With a stop hook the shutdown never sends the stop byte.
     weakness_13_02_stop_hook_breaks_the_shutdown,
     |kind| {
@@ -224,25 +257,50 @@ fn weakness_13_09_a_vassal_that_rests_is_woken_by_its_file() {
 }
 
 weakness!(
-    /// Each heartbeat makes it look at every file: the work grows with the square of the number of vassals.
-    weakness_13_13_heartbeats_cost_a_scan_each,
+    /// An on-demand vassal dies: the emperor closes the socket that it holds, and whoever waits there is sent off.
+    weakness_13_12_a_crash_loses_waiting_connections,
     |kind| {
         let bed = Bed::new();
-        bed.script("default", "say=1,5,17 beat=200");
-        let names: Vec<_> = (0..100).map(|n| format!("v{n:03}.ini")).collect();
-        names.iter().for_each(|n| drop(bed.vassal(n)));
-        let emperor = Builder::new(&bed, kind).start();
-        bed.until("all beat", |log| names.iter().all(|n| log.said(n, 26) >= 2));
-        let ticks = || -> u64 {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", emperor.pid())).expect("its times");
-            let fields = stat.rsplit(") ").next().expect("fields").split(' ').collect::<Vec<_>>();
-            // utime and stime, in hundredths of a second
-            fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
-        };
-        let (before, beats) = (ticks(), bed.log().said("v000.ini", 26));
-        bed.until("2 s more", |log| log.said("v000.ini", 26) >= beats + 10);
-        let cost = ticks() - before;
+        bed.vassal("a.ini");
+        bed.script("a.ini", "say=1,5,17 blind after=200 exit=1");
+        let emperor = Builder::new(&bed, kind).opt("emperor-on-demand-directory", bed.root()).start();
+        let connect = || std::os::unix::net::UnixStream::connect(bed.path("a.socket")).ok();
+        let mut client = support::poll(support::PATIENCE, connect).expect("an on-demand socket");
+        bed.started("a.ini", 1);
+        bed.script("a.ini", "say=1,5,17");
+        client.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
+        let mut answer = String::new();
+        let read = std::io::Read::read_to_string(&mut client, &mut answer);
         emperor.stop(&bed);
-        cost > 12
+        read.is_err() || answer != "ok\n"
     }
 );
+
+weakness!(
+    /// Each heartbeat makes it look at every file: one costs the more, the more vassals there are.
+    weakness_13_13_heartbeats_cost_a_scan_each,
+    |kind| {
+        let (few, many) = (cost_of_heartbeats(kind, 20, 50), cost_of_heartbeats(kind, 160, 400));
+        many > few * 5 / 2
+    }
+);
+
+/// Processor time of the emperor for some 800 heartbeats of so many vassals, which are 400 each second.
+fn cost_of_heartbeats(kind: Kind, vassals: usize, period_ms: u32) -> Duration {
+    let bed = Bed::new();
+    bed.script("default", &format!("say=1,5,17 beat={period_ms}"));
+    let names: Vec<_> = (0..vassals).map(|n| format!("v{n:03}.ini")).collect();
+    names.iter().for_each(|n| drop(bed.vassal(n)));
+    let emperor = Builder::new(&bed, kind).start();
+    let beats = || bed.log().0.iter().filter(|e| e.what == "said" && e.arg == "26").count();
+    bed.until("all beat", |log| names.iter().all(|n| log.said(n, 26) >= 2));
+    let spent = || -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/schedstat", emperor.pid())).expect("its times");
+        Duration::from_nanos(stat.split(' ').next().and_then(|n| n.parse().ok()).expect("a number"))
+    };
+    let (before, since) = (beats(), spent());
+    bed.until("800 more", |_| beats() >= before + 800);
+    let cost = spent() - since;
+    emperor.stop(&bed);
+    cost
+}

@@ -236,46 +236,35 @@ parity!(
     (true, true)
 );
 
-parity!(
-    death_of_the_emperor_kills,
-    |kind| given(kind, |e| e).1.number("pdeathsig"),
-    real: 9,
-    ours: 0,
-    because: "a vassal outlives its emperor",
-    later: "emperor-die-together is off by default"
-);
+parity!(death_of_the_emperor_is_a_signal, |kind| given(kind, |e| e).1.number("pdeathsig"), 9);
+
+/// What becomes of a vassal that ignores the end of its link when its emperor is killed.
+fn after_the_emperor(kind: Kind, options: &str) -> Option<&'static str> {
+    let bed = Bed::new();
+    bed.vassal("a.ini");
+    bed.script("default", "say=1,5,17 linger");
+    bed.write("options.ini", format!("[uwsgi]\n{options}"));
+    let emperor = Builder::new(&bed, kind).opt("ini", bed.path("options.ini")).start();
+    let pid = bed.started("a.ini", 1);
+    bed.until("loyal", |log| log.said("a.ini", 17) == 1);
+    drop(emperor);
+    // The emperor is gone and reaped: a signal that its death sends has been sent, and comes first.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);
+    let gone = || (!Path::new(&format!("/proc/{pid}")).exists()).then_some("killed");
+    let lives = || (!bed.log().of("a.ini", "signal").is_empty()).then_some("told, and lives");
+    let end = crate::support::poll(crate::support::PATIENCE, || gone().or_else(lives));
+    bed.until("told", |log| end != Some("told, and lives") || log.heard("a.ini") == ["EOF"]);
+    end
+}
+
+parity!(death_of_the_emperor_kills, |kind| after_the_emperor(kind, ""), Some("killed"));
 
 parity!(
-    death_of_the_emperor_is_an_end_of_file,
-    |kind| {
-        let bed = Bed::new();
-        bed.vassal("a.ini");
-        bed.script("default", "say=1,5,17 linger");
-        let emperor = Builder::new(&bed, kind).start();
-        let pid = bed.started("a.ini", 1);
-        bed.until("loyal", |log| log.said("a.ini", 17) == 1);
-        drop(emperor);
-        // The emperor is gone and reaped: a signal that its death sends has been sent, and comes first.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1);
-        let gone = || (!Path::new(&format!("/proc/{pid}")).exists()).then_some("killed");
-        let lives = || (!bed.log().of("a.ini", "signal").is_empty()).then_some("told, and lives");
-        let end = crate::support::poll(crate::support::PATIENCE, || gone().or_else(lives));
-        bed.until("told", |log| end != Some("told, and lives") || log.heard("a.ini") == ["EOF"]);
-        end
-    },
+    death_of_the_emperor_without_dying_together,
+    |kind| after_the_emperor(kind, "emperor-die-together = false\n"),
     real: Some("killed"),
     ours: Some("told, and lives"),
-    because: "a vassal outlives its emperor",
-    later: "emperor-die-together is off by default"
-);
-
-parity!(
-    death_together_on_request,
-    |kind| match kind {
-        Kind::Real => given(kind, |e| e).1.number("pdeathsig"),
-        Kind::Ours => given(kind, |e| e.flag("emperor-die-together")).1.number("pdeathsig"),
-    },
-    9
+    because: "a vassal can outlive its emperor"
 );
 
 parity!(

@@ -13,8 +13,10 @@ mod support;
 
 mod argv;
 mod command;
+mod demand;
 mod given;
 mod hooks;
+mod isolation;
 mod life;
 mod lines;
 mod sources;

@@ -481,3 +481,16 @@ fn root_supplementary_groups_can_be_a_list() {
     }
     assert_eq!(launch(&plan).told("Groups:"), "7 8");
 }
+
+#[test]
+fn root_a_process_that_is_no_vassal_ends_after_its_time_whatever_it_has_become() {
+    if !root() {
+        return;
+    }
+    let dir = vassals();
+    let order = VassalOrder { end_after: Some(1), ..order(dir.path(), "exec sleep 60") };
+    let began = std::time::Instant::now();
+    let ended = launch(&order.plan());
+    assert_eq!(ended.status, None, "{ended:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20));
+}

@@ -34,6 +34,8 @@ pub(crate) struct Given {
     pub(crate) limits: BTreeMap<String, (String, String)>,
     /// The vassal's file as it could be read, where it could.
     pub(crate) config: Option<String>,
+    /// Its namespaces: `pid`, `mnt`, `uts` … and their numbers.
+    pub(crate) namespaces: BTreeMap<String, String>,
     numbers: BTreeMap<String, i32>,
 }
 
@@ -63,7 +65,10 @@ impl Given {
             "config" => self.config = Some(value),
             "status" => self.status = value.lines().filter_map(field).collect(),
             "limits" => self.limits = value.lines().skip(1).filter_map(limit).collect(),
-            "ns" => {}
+            "ns" => {
+                let (kind, number) = value.split_once(':').expect("a namespace");
+                self.namespaces.insert(kind.to_owned(), number.to_owned());
+            }
             _ => {
                 self.numbers.insert(key.to_owned(), value.parse().expect("a number"));
             }

@@ -20,6 +20,7 @@
  *   deaf         ignore bytes 0 and 2          noreload    ignore byte 1
  *   reexec       exec again at byte 1, as uWSGI does               linger  ignore the end of the link
  *   immune       ignore INT, TERM and QUIT     slow=MS     told to stop: close the link, need MS more
+ *   blind        leave alone who connects to a listening standard input
  *   reads        end with 1 unless the file can be read and holds "[uwsgi]", as uWSGI does
  */
 #define _GNU_SOURCE
@@ -224,6 +225,7 @@ static void obey(char *word) {
 	else if (!strcmp(word, "linger")) linger = 1;
 	else if (!strcmp(word, "immune")) immune = 1;
 	else if (!strcmp(word, "slow")) slow = n;
+	else if (!strcmp(word, "blind")) lfd = -1;
 	else if (!strcmp(word, "reads")) { if (!fine) leave(1); }
 	else { event("unknown-word", word); leave(120); }
 }

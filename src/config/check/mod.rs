@@ -76,10 +76,7 @@ pub fn check(
     let mut findings = Findings { problems: Vec::new() };
     if let Some(error) = &reading.error {
         let remedy = remedy(&error.trouble);
-        // What is not allowed here may well work there.
-        let severity =
-            if matches!(*error.trouble, Trouble::Refused { .. }) { Severity::Note } else { Severity::Fatal };
-        findings.add(severity, &error.origin, error.trouble.to_string(), remedy.as_deref());
+        findings.add(severity(&error.trouble), &error.origin, error.trouble.to_string(), remedy.as_deref());
     }
     texts::look(&reading.config, &mut findings);
     if reading.error.is_none() {
@@ -113,6 +110,18 @@ impl Findings {
 
 /// Nobody reads more.
 const MOST_PROBLEMS: usize = 1000;
+
+/// What is not allowed here may well work there, and so may what is beyond our limits.
+fn severity(trouble: &Trouble) -> Severity {
+    match trouble {
+        Trouble::Refused { .. } => Severity::Note,
+        Trouble::TooMuch(_) => Severity::Warning,
+        Trouble::Unreadable { error, .. } if error.kind() == std::io::ErrorKind::FileTooLarge => {
+            Severity::Warning
+        }
+        _ => Severity::Fatal,
+    }
+}
 
 /// What helps against an error of the loader.
 fn remedy(trouble: &Trouble) -> Option<String> {

@@ -231,6 +231,7 @@ impl Court {
             elsewhere: record.elsewhere,
             short_lives: record.short_lives,
             failures: record.failures,
+            reinforced: 0,
             timer: 0,
             deadline: record.deadline,
         };

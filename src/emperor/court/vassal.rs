@@ -43,6 +43,8 @@ pub struct Vassal {
     pub(super) short_lives: u32,
     /// Failures in a row, since it was of use last or its file has changed.
     pub(super) failures: u32,
+    /// When it was reinforced last, microseconds; 0 for never.
+    pub(super) reinforced: u64,
     /// The earliest moment for which the timer queue holds an entry of this vassal; 0 for none.
     pub(super) timer: u64,
     /// When `state` ends by itself; 0 for never.
@@ -190,6 +192,7 @@ impl Vassal {
             elsewhere: false,
             short_lives: 0,
             failures: 0,
+            reinforced: 0,
             timer: 0,
             deadline: 0,
         }

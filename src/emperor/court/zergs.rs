@@ -2,14 +2,21 @@
 
 use super::vassal::{Then, Vassal, Zerg};
 use super::{Court, Identity, Key, Now, VassalName, What};
+use std::time::Duration;
+
+/// A vassal is reinforced so often at most: uWSGI looks at its queue once a second. A reinforcement that ends at once
+/// must not be called again as fast as its base can ask.
+const GAP: Duration = Duration::from_secs(1);
 
 impl Court {
     /// A vassal is overloaded: a reinforcement starts, if there may be one more.
     pub(super) fn reinforce(&mut self, key: Key, now: Now) {
-        let base = &self.vassals[key];
-        if self.zergs.len() >= self.policy.broodlord as usize || base.zerg.is_some() {
+        let base = &mut self.vassals[key];
+        let soon = base.reinforced > 0 && Now { micros: base.reinforced, ..now }.after(GAP) > now.micros;
+        if self.zergs.len() >= self.policy.broodlord as usize || base.zerg.is_some() || soon {
             return;
         }
+        base.reinforced = now.micros;
         self.zergs_ever = self.zergs_ever.saturating_add(1);
         let name = VassalName::new(&[base.name.as_bytes(), b":zerg"].concat());
         let mut zerg = Vassal::new(name, base.source, base.identity, base.scan, now);
@@ -78,6 +85,8 @@ mod tests {
         assert_eq!(stage.vassal(first).name, name("a:zerg"));
         stage.die(first);
         assert!(stage.court.get(first).is_none(), "it is not started again");
+        assert_eq!(stage.say(base, Word::Sos), [], "not as fast as they end");
+        stage.pass(s(1));
         let third = stage.say(base, Word::Sos);
         assert!(matches!(third[..], [Action::Spawn(key)] if number(&stage, key) == Some((base, 3))));
     }

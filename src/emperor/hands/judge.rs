@@ -1,11 +1,15 @@
 //! A changed file is looked at before its vassal is told to reload: a broken one would end a healthy vassal.
 //!
 //! In tyrant mode the file is a tenant's, and is read by a process that has become that tenant; otherwise it is
-//! read here, which takes microseconds. Nothing is run or fetched on its behalf.
+//! read here, which takes microseconds: of what is larger than any configuration that a person writes nothing is
+//! said. Nothing is run or fetched on its behalf.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 use crate::config::check::{self, Problem};
 use crate::config::options::Kind;
@@ -20,7 +24,7 @@ pub fn fault(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -
     let world = Machine::new().in_directory(directory);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
-    let loader = Loader::new(&world, Limits::default());
+    let loader = Loader::new(&world, LIMITS);
     let checked = check::check(&loader, &arguments, &environment, Mode::Uwsgi);
     checked.fatal().cloned()
 }
@@ -36,13 +40,46 @@ pub fn binds(
     let world = Machine::new().in_directory(directory);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
-    let config = Loader::new(&world, Limits::default()).load(&arguments, &environment, Mode::Uwsgi).ok()?;
+    let config = Loader::new(&world, LIMITS).load(&arguments, &environment, Mode::Uwsgi).ok()?;
     config.applied().find_map(|(option, pair)| {
         let is_socket = matches!(option.kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket);
         let value = pair.value().filter(|_| is_socket)?.split(|byte| *byte == b',').next()?;
         let bound = Address::parse(value, directory).ok()?;
         bound.meets(address).then(|| format!("{}: {} = {bound}", pair.origin(), option.name))
     })
+}
+
+/// How much is looked at. What is beyond is no fault.
+const LIMITS: Limits = Limits {
+    depth: 64,
+    reads: 256,
+    file_bytes: 1 << 20,
+    value_bytes: 64 << 10,
+    total_bytes: 2 << 20,
+    pairs: 10_000,
+    expansions: 1 << 10,
+    work: 4 << 20,
+};
+
+/// How long a judge in a process of its own may take. Reading is a matter of milliseconds, but for file systems that
+/// hang.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// What such a judge may take of the machine.
+const CPU_SECONDS: u64 = 2;
+const MEMORY_BYTES: u64 = 512 << 20;
+
+/// Keeps this process, which reads a tenant's file, within its bounds. What ends for them has found no fault.
+pub fn bound_this_process() {
+    let limits = [
+        (Resource::RLIMIT_CPU, CPU_SECONDS),
+        (Resource::RLIMIT_AS, MEMORY_BYTES),
+        (Resource::RLIMIT_CORE, 0),
+    ];
+    for (resource, most) in limits {
+        let (soft, hard) = getrlimit(resource).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
+        // Less than what is in force can always be had.
+        let _ = setrlimit(resource, soft.min(most), hard.min(most));
+    }
 }
 
 /// A problem in one line.
@@ -58,4 +95,36 @@ pub fn pair(entry: &[u8]) -> (OsString, OsString) {
     let at = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
     let value = entry.get(at + 1..).unwrap_or_default();
     (OsStr::from_bytes(&entry[..at]).to_owned(), OsStr::from_bytes(value).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(text: &str) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.ini"), text).unwrap();
+        let arguments = [b"--ini".to_vec(), b"a.ini".to_vec()];
+        fault(dir.path(), &arguments, &[]).map(|problem| line(&problem))
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_looked_at_is_no_fault_and_takes_no_time() {
+        let began = std::time::Instant::now();
+        assert!(judged(&format!("[uwsgi]\nset = x={}\n", "y".repeat(2 << 20))).is_none());
+        assert!(judged(&format!("[uwsgi]\n{}", "processes = 1\n".repeat(20_000))).is_none());
+        let bomb: String = (1..60).map(|n| format!("set = a{n}=%(a{})%(a{})\n", n - 1, n - 1)).collect();
+        assert!(judged(&format!("[uwsgi]\nset = a0=aaaaaaaa\n{bomb}")).is_none());
+        assert!(judged("[uwsgi]\ninclude = /dev/zero\n").is_none_or(|line| line.contains("unable to load")));
+        assert!(judged("[uwsgi]\nini = /dev/zero\n").is_none());
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+
+    #[test]
+    fn what_leads_to_itself_and_what_is_broken_is_one() {
+        assert!(judged("[uwsgi]\nini = a.ini\n").is_some_and(|line| line.contains("does it load itself")));
+        assert!(judged("[uwsgi]\nini = nowhere.ini\n").is_some());
+        assert!(judged("[uwsgi]\nprocesses = 1\n").is_none());
+    }
 }

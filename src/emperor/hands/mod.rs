@@ -198,6 +198,7 @@ impl Hands {
                 self.let_go(key);
                 self.stop_asking(key);
                 self.refusals.remove(&key);
+                self.sides.overtake(key);
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
@@ -231,7 +232,7 @@ impl Hands {
                         self.judged(key, ending != Ending::Exited(BROKEN), court, events);
                     }
                     Some((Errand::Ask(place), ending)) => events.extend(self.asked(place, ending, court)),
-                    Some((Errand::Act, _)) | None => {}
+                    Some((Errand::Act | Errand::InVain, _)) | None => {}
                 },
             }
         }

@@ -45,6 +45,8 @@ pub(super) enum Errand {
     Act,
     /// To look at the changed file of this vassal.
     Judge(Key),
+    /// The same, but nobody wants to know any more.
+    InVain,
     /// To find the address of a vassal's on-demand socket; the place among those that do.
     Ask(usize),
 }
@@ -75,8 +77,12 @@ impl Sides {
             }
         };
         let side = self.0[place].take()?;
-        if matches!(side.errand, Errand::Act) && ending != Ending::Exited(0) {
-            warn!("[emperor] {} {ending}", side.what);
+        match (&side.errand, ending) {
+            (Errand::Act, ending) if ending != Ending::Exited(0) => warn!("[emperor] {} {ending}", side.what),
+            (Errand::Judge(_), Ending::Killed(_)) => {
+                warn!("[emperor] {} came to no end, and nothing is held against it", side.what);
+            }
+            _ => {}
         }
         Some((side.errand, ending))
     }
@@ -84,6 +90,21 @@ impl Sides {
     /// Whether none runs.
     pub(super) fn is_idle(&self) -> bool {
         self.0.iter().all(Option::is_none)
+    }
+
+    /// Ends the look at an earlier version of a vassal's file. `false` if it could not be ended.
+    pub(super) fn overtake(&mut self, key: Key) -> bool {
+        let mut ended = true;
+        for side in
+            self.0.iter_mut().flatten().filter(|side| matches!(side.errand, Errand::Judge(it) if it == key))
+        {
+            match wait::signal(side.pidfd.as_fd(), nix::libc::SIGKILL) {
+                // An emperor that is not root may have to wait until it ends by itself.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => ended = false,
+                _ => side.errand = Errand::InVain,
+            }
+        }
+        ended
     }
 
     /// Whether this process is one of them.
@@ -98,17 +119,18 @@ impl Hands {
             return;
         }
         let Some(vassal) = court.get(key) else { return };
-        let name = String::from_utf8_lossy(vassal.name.as_bytes()).into_owned();
+        // The very bytes: a hook that acts on the file must not be led to another one.
+        let name = Text::from(vassal.name.as_path().as_os_str());
         let facts = [
-            ("UWSGI_VASSAL_CONFIG", name),
             ("UWSGI_VASSAL_PID", pid.to_string()),
             ("UWSGI_VASSAL_UID", vassal.identity.uid.to_string()),
             ("UWSGI_VASSAL_GID", vassal.identity.gid.to_string()),
         ];
         let mut environment = own_environment();
+        environment.push(("UWSGI_VASSAL_CONFIG".into(), name.clone()));
         environment.extend(facts.map(|(name, value)| (name.into(), value.into())));
         let order = SideOrder {
-            name: Text::from(vassal.name.as_path().as_os_str()),
+            name,
             environment,
             hooks: self.launch.beside.started.clone(),
             ..SideOrder::default()
@@ -151,12 +173,16 @@ impl Hands {
 
     fn judge_as_tenant(&mut self, key: Key, vassal: &Vassal, arguments: &[Vec<u8>]) -> Verdict {
         let Some(tyrant) = self.tyrant(vassal) else { return Verdict::Broken };
+        if !self.sides.overtake(key) {
+            return Verdict::Fine; // one that does not end is enough
+        }
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let words = std::iter::once(&b"judge"[..]).chain(arguments.iter().map(Vec::as_slice));
         let own = OsStr::new(OWN_PROGRAM);
         let order = VassalOrder {
             name: Text::from(vassal.name.as_path().as_os_str()),
             directory: place.map(|place| Text::from(place.path().as_os_str())),
+            end_after: Some(u32::try_from(judge::PATIENCE.as_secs()).unwrap_or(u32::MAX)),
             tyrant: Some(tyrant),
             environment: self.launch.variables(None),
             exec: Exec {

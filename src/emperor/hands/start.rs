@@ -236,6 +236,7 @@ impl Hands {
             environment.push(("UWSGI_VASSALS_DIR".into(), dir));
         }
         let order = VassalOrder {
+            end_after: None,
             name: name.clone(),
             directory: None, // the spawner puts it there
             namespaces: confinement.namespaces,

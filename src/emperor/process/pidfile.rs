@@ -104,7 +104,14 @@ impl PidFile {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(parent, flags, Mode::empty())?;
         loop {
-            let file = match OpenOptions::new().read(true).write(true).open(path) {
+            // A link in its place would have us write over whatever it leads to.
+            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+            let file = match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
+                Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                    return Err(io::Error::other(
+                        "it is a symbolic link; name the file itself, or remove it",
+                    ));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path, &name) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                     file => file?,
@@ -195,6 +202,15 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         file.remove();
         assert_eq!(text(&path), "1\n");
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("precious"), "precious").unwrap();
+        std::os::unix::fs::symlink("precious", dir.path().join("emperor.pid")).unwrap();
+        PidFile::claim(&dir.path().join("emperor.pid")).unwrap_err();
+        assert_eq!(text(&dir.path().join("precious")), "precious");
     }
 
     #[test]

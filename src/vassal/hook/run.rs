@@ -61,10 +61,15 @@ pub fn program(program: &Text, argument: &Text) -> io::Result<ExitStatus> {
     finish(Command::new(program).arg(argument))
 }
 
-/// One line for the log, whole even when other processes write to it as well.
+/// One line for the log, whole even when other processes write to it as well, and one line whatever is in it.
 pub fn tell(log: &mut dyn Write, line: &str) {
+    let mut visible = String::with_capacity(line.len() + 1);
+    for c in line.chars() {
+        if c.is_control() { visible.extend(c.escape_default()) } else { visible.push(c) }
+    }
+    visible.push('\n');
     // A log that cannot be written to is no reason to stop.
-    let _ = log.write_all(format!("{line}\n").as_bytes());
+    let _ = log.write_all(visible.as_bytes());
 }
 
 fn perform(action: &Action, hidden: bool, log: &mut dyn Write) -> io::Result<Ran> {

@@ -1,20 +1,31 @@
 //! User, groups, and whose configuration it is.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setgroups, setresgid, setresuid};
+use nix::sys::stat::{Mode, SFlag, fstat, lstat};
+use nix::unistd::{
+    Gid, Uid, User, getgrouplist, getresgid, getresuid, setgroups, setresgid, setresuid, setsid,
+};
 
 use super::super::link::Failure;
-use super::super::plan::{Groups, OwnedFile, Step};
+use super::super::plan::{Groups, OwnedFile, Step, Text};
 use crate::sys::caps;
 
 /// From here on nobody but root may trace this process, read its memory or open its /proc entries; until the
 /// exec, which starts afresh.
 pub(in super::super) fn become_undumpable() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// Where this session has a terminal, we begin one of our own, which has none: TIOCSTI types for root.
+pub(in super::super) fn leave_terminal() -> io::Result<()> {
+    match open("/dev/tty", OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(_) => setsid().map(drop).map_err(Into::into),
+        Err(_) => Ok(()), // ENXIO: there is none; or no such file, and none that we could be given
+    }
 }
 
 /// Real, effective and saved group. Never root's.
@@ -60,11 +71,13 @@ pub(in super::super) fn set_user(uid: u32) -> io::Result<()> {
     if [now.real, now.effective, now.saved] == [wanted; 3] { Ok(()) } else { Err(Errno::EPERM.into()) }
 }
 
-/// The file, opened as the engine will find it, belongs to whom the emperor thought when it decided.
+/// The file, opened as the engine will find it, belongs to whom the emperor thought when it decided, and only its
+/// owner or root can lead the engine to another one by a link.
 pub(in super::super) fn verify_owner(file: &OwnedFile) -> io::Result<()> {
     if file.uid == 0 || file.gid == 0 {
         return Err(not_root());
     }
+    links_are_trusted(file)?;
     let link = if file.nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() };
     // O_PATH: the owner may not be allowed to read it, which is the engine's concern.
     let fd = open(file.path.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC | link, Mode::empty())?;
@@ -78,6 +91,46 @@ pub(in super::super) fn verify_owner(file: &OwnedFile) -> io::Result<()> {
         is.st_uid, is.st_gid
     )))
 }
+
+/// Every symbolic link on the way belongs to root, the emperor's user or the file's owner. Anybody else's could be re-pointed between
+/// this look and the engine's own, and the engine would run somebody else's configuration with the owner's rights.
+fn links_are_trusted(file: &OwnedFile) -> io::Result<()> {
+    let mut here = PathBuf::new();
+    let mut ahead = vec![file.path.as_path().to_owned()];
+    let mut steps = 0;
+    while let Some(path) = ahead.pop() {
+        let mut parts = path.components();
+        let Some(part) = parts.next() else { continue };
+        ahead.push(parts.as_path().to_owned());
+        let next = here.join(part); // the root replaces all before it
+        let found = lstat(&next)?;
+        steps += 1;
+        if steps > MOST_STEPS {
+            return Err(Errno::ELOOP.into());
+        }
+        let is_last = ahead.iter().all(|rest| rest.as_os_str().is_empty());
+        if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFLNK
+            || is_last && file.nofollow
+        {
+            here = next;
+            continue;
+        }
+        if ![0, file.emperor, file.uid].contains(&found.st_uid) {
+            return Err(io::Error::other(format!(
+                "the link {} belongs to uid {}, which could point it elsewhere at any moment; the file behind it \
+                 belongs to uid {}: chown -h the link to that user or to root, or copy the file",
+                Text::from(next.as_os_str()),
+                found.st_uid,
+                file.uid
+            )));
+        }
+        ahead.push(nix::fcntl::readlink(&next)?.into());
+    }
+    Ok(())
+}
+
+/// No path that a person has made is longer, with all its links.
+const MOST_STEPS: u32 = 256;
 
 fn not_root() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "root's identity is refused")

@@ -158,12 +158,12 @@ impl Hands {
             return None;
         }
         let (key, line) = (ask.key, first_line(&ask.heard).to_vec());
-        let vassal = court.get(key)?;
         if line.is_empty() {
             return Some(self.is_ordinary(key));
         }
+        let vassal = court.get(key)?;
         let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
-        Some(self.bind(key, vassal, &line, "emperor-on-demand-exec", &directory))
+        Some(self.bind(key, court, &line, "emperor-on-demand-exec", &directory))
     }
 
     /// When the next command has taken too long.

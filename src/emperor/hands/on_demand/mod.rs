@@ -115,7 +115,7 @@ impl Hands {
                         Some(patience) => Event::AdmitAgain(key, patience),
                         None => self.is_ordinary(key),
                     }),
-                    Ok(line) => Some(self.bind(key, vassal, &line, &by, &directory)),
+                    Ok(line) => Some(self.bind(key, court, &line, &by, &directory)),
                     Err(cause) => Some(self.refuse(key, vassal, &format!("{by}: {cause}"))),
                 }
             }
@@ -124,7 +124,7 @@ impl Hands {
                 let path = sockets.join(OsString::from_vec([base.as_bytes(), b".socket"].concat()));
                 let text = path.display().to_string();
                 Some(match Address::at(&path, &directory) {
-                    Ok(address) => self.bind_to(key, vassal, &address, &text, "emperor-on-demand-directory"),
+                    Ok(address) => self.bind_to(key, court, &address, &text, "emperor-on-demand-directory"),
                     Err(bad) => self.refuse(key, vassal, &format!("emperor-on-demand-directory: {bad}")),
                 })
             }
@@ -148,14 +148,16 @@ impl Hands {
     }
 
     /// Binds what a line says, which `by` has named.
-    fn bind(&mut self, key: Key, vassal: &Vassal, line: &[u8], by: &str, directory: &Path) -> Event {
+    fn bind(&mut self, key: Key, court: &Court, line: &[u8], by: &str, directory: &Path) -> Event {
+        let Some(vassal) = court.get(key) else { return Event::NotBound(key) };
         match Address::parse(line, directory) {
-            Ok(address) => self.bind_to(key, vassal, &address, &String::from_utf8_lossy(line), by),
+            Ok(address) => self.bind_to(key, court, &address, &String::from_utf8_lossy(line), by),
             Err(bad) => self.refuse(key, vassal, &format!("{by}: {bad}")),
         }
     }
 
-    fn bind_to(&mut self, key: Key, vassal: &Vassal, address: &Address, text: &str, by: &str) -> Event {
+    fn bind_to(&mut self, key: Key, court: &Court, address: &Address, text: &str, by: &str) -> Event {
+        let Some(vassal) = court.get(key) else { return Event::NotBound(key) };
         let owner = self.socket_owner(vassal);
         if let (Some(_), Address::Tcp(tcp)) = (owner, address)
             && (1..FIRST_FREE_PORT).contains(&tcp.port())
@@ -174,10 +176,23 @@ impl Hands {
                 Event::Admitted(key, true)
             }
             Err(cause) => {
-                let help = remedy(&cause, owner);
+                let help = match self.holder_of(address, text, court) {
+                    Some(other) => format!("; vassal {other} has it, choose another address"),
+                    None => remedy(&cause, owner),
+                };
                 self.refuse(key, vassal, &format!("{by}: {address}: {cause}{help}"))
             }
         }
+    }
+
+    /// The vassal that has this address, or a socket of the same text.
+    fn holder_of(&self, address: &Address, text: &str, court: &Court) -> Option<String> {
+        let has = |waiting: &Waiting| match (&waiting.listener.file, address) {
+            (Some(file), Address::Path(path)) => file.path() == path,
+            _ => *waiting.address == *text,
+        };
+        let held = self.held.iter().find(|held| held.waiting.as_deref().is_some_and(has))?;
+        Some(court.get(held.key?)?.name.to_string())
     }
 
     /// Says why a vassal cannot have its socket: once, however often it is tried.

@@ -1,0 +1,131 @@
+//! Real applications: uWSGI with Python, and the built-in engine where there is no uWSGI.
+
+use super::*;
+use std::io::Write;
+use std::time::Duration;
+
+const APP: &str = "def application(env, answer):\n    answer('200 OK', [('Content-Type', 'text/plain')])\n    \
+                   return [b'path ' + env['PATH_INFO'].encode() + b'\\n']\n";
+
+/// An emperor whose vassals are run by what is found, not by the witness.
+fn plain(bed: &Bed, kind: Kind) -> Builder {
+    Builder::bare(bed, kind).on(bed.v()).quick().stats().opt("emperor-on-demand-extension", ".socket")
+}
+
+/// A request by HTTP, and the body of the answer.
+fn get(mut stream: impl Read + Write, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("a request");
+    let text = answer(stream);
+    assert!(text.starts_with("HTTP/1.0 200") || text.starts_with("HTTP/1.1 200"), "{text}");
+    text.split_once("\r\n\r\n").expect("an answer's head").1.to_owned()
+}
+
+fn has_python() -> bool {
+    let there = Path::new("/usr/lib/uwsgi/plugins/python3_plugin.so").exists();
+    if !there {
+        support::skip("uWSGI's plugin for Python is not installed");
+    }
+    there
+}
+
+/// `app.ini`, which goes idle after a second, with these lines besides.
+fn python(bed: &Bed, lines: &str) {
+    bed.write("app.py", APP);
+    let file = bed.path("app.py");
+    let text = format!(
+        "[uwsgi]\nplugin = python3\nwsgi-file = {}\nprotocol = http\nmaster = true\nidle = 1\ndie-on-idle = true\n{lines}",
+        file.display()
+    );
+    bed.write("v/app.ini", text);
+}
+
+both!(python_is_started_by_its_first_client_goes_idle_and_comes_back, |kind: Kind| {
+    if !has_python() || Kind::Real.program().is_none() {
+        return;
+    }
+    let bed = Bed::new();
+    let path = bed.path("app.sock");
+    bed.write("v/app.ini.socket", path.to_str().expect("plain text"));
+    python(&bed, "");
+    let emperor = plain(&bed, kind).start();
+    waits(&emperor, "app.ini");
+    let before = inode(&path);
+    for round in 1..=2 {
+        let clients: Vec<_> = (0..5).map(|_| call(&path)).collect();
+        for (n, client) in clients.into_iter().enumerate() {
+            assert_eq!(get(client, &format!("/{round}/{n}")), format!("path /{round}/{n}\n"));
+        }
+        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        waits(&emperor, "app.ini");
+        assert_eq!(inode(&path), before);
+    }
+    assert_eq!(emperor.stats()["blacklist"], serde_json::json!([]));
+    emperor.stop(&bed);
+});
+
+/// The classic trap: the vassal's own file names the socket that it is given, and uWSGI unlinks and binds it.
+#[test]
+fn python_that_binds_its_own_socket_comes_back_all_the_same() {
+    if !has_python() || Kind::Real.program().is_none() {
+        return;
+    }
+    let bed = Bed::new();
+    let path = bed.path("app.sock");
+    bed.write("v/app.ini.socket", path.to_str().expect("plain text"));
+    python(&bed, &format!("http-socket = {}\n", path.display()));
+    let emperor = plain(&bed, Kind::Ours).start();
+    for round in 1..=2 {
+        assert_eq!(get(call(&path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
+        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        waits(&emperor, "app.ini");
+    }
+    let line = emperor.wait_log("binds its own on-demand socket");
+    assert!(line.contains("app.ini:8") && line.contains("http-socket"), "{line}");
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_python_of_a_tenant() {
+    if !has_python() || Kind::Real.program().is_none() || !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let home = bed.path("home");
+    std::fs::create_dir(&home).expect("a directory");
+    python(&bed, "");
+    bed.write("v/app.ini.socket", home.join("app.sock").to_str().expect("plain text"));
+    for path in [&home, &bed.path("v/app.ini"), &bed.path("v/app.ini.socket")] {
+        std::os::unix::fs::chown(path, Some(61_414), Some(61_414)).expect("chown");
+    }
+    let emperor = plain(&bed, Kind::Ours).flag("emperor-tyrant").start();
+    for _ in 0..2 {
+        assert_eq!(get(call(&home.join("app.sock")), "/x"), "path /x\n");
+        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        waits(&emperor, "app.ini");
+    }
+    emperor.stop(&bed);
+}
+
+#[test]
+fn the_built_in_engine_serves_the_client_that_has_started_it() {
+    let bed = Bed::new();
+    std::fs::create_dir(bed.path("www")).expect("a directory");
+    bed.write("www/index.html", "<p>hello</p>\n");
+    let port = free_port();
+    bed.write("v/www.ini.socket", format!("127.0.0.1:{port}"));
+    let text = "[uwsgi]\nprotocol = http\ncheck-static = ../www\nstatic-index = index.html\n";
+    bed.write("v/www.ini", text);
+    // Nowhere in PATH is a uwsgi.
+    let empty = bed.path("script");
+    let emperor = plain(&bed, Kind::Ours).env("PATH", &empty).start();
+    waits(&emperor, "www.ini");
+    emperor.wait_log("built-in");
+    assert_eq!(get(call_port(port), "/"), "<p>hello</p>\n");
+    // Killed, it is there again for the next one.
+    let pid = emperor.stats_of("www.ini").expect("a row")["pid"].as_i64().expect("a number");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(get(call_port(port), "/index.html"), "<p>hello</p>\n");
+    emperor.stop(&bed);
+}

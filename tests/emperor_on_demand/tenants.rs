@@ -1,0 +1,197 @@
+//! Tyrant mode: a tenant's address gets him no more than he has. All of it needs root.
+
+use super::*;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+
+const ALICE: u32 = 61_414;
+const BOB: u32 = 61_515;
+
+fn own(path: &Path, uid: u32) {
+    lchown(path, Some(uid), Some(uid)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+/// A vassal of a user, with a companion of another.
+fn tenant(bed: &Bed, name: &str, uid: u32, address: &str) {
+    own(&bed.write(format!("v/{name}.socket"), format!("{address}\n")), uid);
+    put(bed, name, uid);
+}
+
+fn put(bed: &Bed, name: &str, uid: u32) {
+    let part = bed.write(".new", "[uwsgi]\n");
+    own(&part, uid);
+    fs::rename(part, bed.path(format!("v/{name}"))).expect("a vassal's file");
+}
+
+fn home(bed: &Bed, name: &str, uid: u32) -> std::path::PathBuf {
+    let home = bed.path(name);
+    fs::create_dir(&home).expect("a directory");
+    own(&home, uid);
+    home
+}
+
+fn tyrant(bed: &Bed) -> Builder {
+    emperor(bed, Kind::Ours).flag("emperor-tyrant").opt("emperor-throttle", "100")
+}
+
+#[test]
+fn root_a_tenants_socket_is_his_and_reaches_his_vassal() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let path = home(&bed, "alice", ALICE).join("a.sock");
+    tenant(&bed, "a.ini", ALICE, path.to_str().expect("plain text"));
+    let emperor = tyrant(&bed).start();
+    waits(&emperor, "a.ini");
+    let file = fs::symlink_metadata(&path).expect("the socket");
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (ALICE, ALICE, 0o666));
+    assert_eq!(answer(call(&path)), "ok\n");
+    let given = bed.given("a.ini", 1);
+    let numbers: Vec<i32> = given.fds.iter().map(|fd| fd.number).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert!(given.fd(0).expect("standard input").listening);
+    assert!(given.field("Uid").starts_with(&ALICE.to_string()));
+    emperor.stop(&bed);
+    assert!(!path.exists());
+}
+
+#[test]
+fn root_what_a_tenant_may_not_do_is_not_done_for_him() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let (alice, bob) = (home(&bed, "alice", ALICE), home(&bed, "bob", BOB));
+    let roots = home(&bed, "root", 0);
+    let text = |path: std::path::PathBuf| path.to_str().expect("plain text").to_owned();
+    tenant(&bed, "roots.ini", ALICE, &text(roots.join("x.sock")));
+    tenant(&bed, "etc.ini", ALICE, "/etc/emperor-test.sock");
+    tenant(&bed, "run.ini", ALICE, "/run/emperor-test.sock");
+    tenant(&bed, "bobs.ini", ALICE, &text(bob.join("x.sock")));
+    tenant(&bed, "beside.ini", ALICE, "beside.sock"); // the vassals' directory is root's
+    tenant(&bed, "port.ini", ALICE, "127.0.0.1:1023");
+    // A stale socket of root's in a directory of all: he may not remove it there.
+    let all = home(&bed, "all", 0);
+    fs::set_permissions(&all, Permissions::from_mode(0o1777)).expect("a mode");
+    drop(std::os::unix::net::UnixListener::bind(all.join("stale.sock")).expect("a socket"));
+    tenant(&bed, "stale.ini", ALICE, &text(all.join("stale.sock")));
+    let good = alice.join("good.sock");
+    tenant(&bed, "good.ini", ALICE, &text(good.clone()));
+    let emperor = tyrant(&bed).start();
+    let names = ["roots", "etc", "run", "bobs", "beside", "port", "stale"];
+    for name in names {
+        let line =
+            emperor.wait_log(&format!("vassal {name}.ini gets no on-demand socket: {name}.ini.socket: "));
+        assert!(
+            line.contains("ermission denied")
+                || line.contains("port below 1024")
+                || line.contains("not permitted"),
+            "{line}"
+        );
+    }
+    assert_eq!(answer(call(&good)), "ok\n");
+    assert!(!Path::new("/etc/emperor-test.sock").exists() && !Path::new("/run/emperor-test.sock").exists());
+    assert!(
+        !roots.join("x.sock").exists() && !bob.join("x.sock").exists() && all.join("stale.sock").exists()
+    );
+    assert_eq!(bed.log().names().len(), 1, "nobody starts without his socket");
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_a_companion_is_read_as_the_tenant_and_must_be_his_or_roots() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let alice = home(&bed, "alice", ALICE);
+    let socket = |name: &str| alice.join(format!("{name}.sock")).to_str().expect("plain text").to_owned();
+    let secret = bed.write("secret", "the-secret-of-root");
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("a mode");
+    let bobs = bed.write("bobs", socket("bobs"));
+    own(&bobs, BOB);
+    for (name, target) in [("secret", &secret), ("bobs", &bobs)] {
+        symlink(target, bed.path(format!("v/{name}.ini.socket"))).expect("a link");
+        own(&bed.path(format!("v/{name}.ini.socket")), ALICE);
+        put(&bed, &format!("{name}.ini"), ALICE);
+    }
+    // Bob leads Alice's vassal to a file that is hers.
+    let hers = bed.write("hers", socket("link"));
+    own(&hers, ALICE);
+    symlink(&hers, bed.path("v/link.ini.socket")).expect("a link");
+    own(&bed.path("v/link.ini.socket"), BOB);
+    put(&bed, "link.ini", ALICE);
+    // Bob writes what Alice's vassal is to listen on.
+    tenant(&bed, "foreign.ini", ALICE, &socket("foreign"));
+    own(&bed.path("v/foreign.ini.socket"), BOB);
+    // She has locked herself out.
+    tenant(&bed, "locked.ini", ALICE, &socket("locked"));
+    fs::set_permissions(bed.path("v/locked.ini.socket"), Permissions::from_mode(0o000)).expect("a mode");
+    // Root may decide for her, and she may link.
+    tenant(&bed, "roots.ini", ALICE, &socket("roots"));
+    own(&bed.path("v/roots.ini.socket"), 0);
+    symlink(&hers, bed.path("v/own.ini.socket")).expect("a link");
+    own(&bed.path("v/own.ini.socket"), ALICE);
+    put(&bed, "own.ini", ALICE);
+    let emperor = tyrant(&bed).start();
+    for (name, words) in [
+        ("secret", "ermission denied"),
+        ("bobs", "belongs to uid 61515"),
+        ("link", "belongs to uid 61515"),
+        ("foreign", "belongs to uid 61515"),
+        ("locked", "ermission denied"),
+    ] {
+        let line = emperor.wait_log(&format!("vassal {name}.ini gets no on-demand socket"));
+        assert!(line.contains(words), "{line}");
+        assert!(!alice.join(format!("{name}.sock")).exists() || name == "link");
+    }
+    assert_eq!(answer(call(&alice.join("roots.sock"))), "ok\n");
+    assert_eq!(answer(call(&alice.join("link.sock"))), "ok\n"); // that of own.ini
+    assert_eq!(bed.log().names().into_iter().collect::<Vec<_>>(), ["own.ini", "roots.ini"]);
+    assert!(!emperor.log().contains("the-secret"));
+    emperor.stop(&bed);
+}
+
+#[test]
+fn root_a_tenants_socket_is_removed_with_his_rights_only() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let home = home(&bed, "alice", ALICE);
+    let path = home.join("a.sock");
+    tenant(&bed, "a.ini", ALICE, path.to_str().expect("plain text"));
+    let emperor = tyrant(&bed).start();
+    waits(&emperor, "a.ini");
+    own(&home, 0); // what she had is not hers to change any more
+    emperor.stop(&bed);
+    assert!(path.exists());
+}
+
+#[test]
+fn root_a_vassal_that_becomes_somebody_elses_gets_his_own_socket() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let (alice, bob) = (home(&bed, "alice", ALICE), home(&bed, "bob", BOB));
+    for (state, running) in [("waits", false), ("runs", true)] {
+        let name = format!("{state}.ini");
+        let (hers, his) = (alice.join(state), bob.join(state));
+        tenant(&bed, &name, ALICE, hers.to_str().expect("plain text"));
+        let emperor = tyrant(&bed).start();
+        waits(&emperor, &name);
+        if running {
+            assert_eq!(answer(call(&hers)), "ok\n");
+        }
+        own(&bed.write(format!("v/{name}.socket"), his.to_str().expect("plain text")), BOB);
+        put(&bed, &name, BOB);
+        assert_eq!(answer(call(&his)), "ok\n");
+        assert!(!hers.exists());
+        let given = bed.given(&name, if running { 2 } else { 1 });
+        assert!(given.field("Uid").starts_with(&BOB.to_string()));
+        emperor.stop(&bed);
+        bed.remove(format!("v/{name}"));
+    }
+}
