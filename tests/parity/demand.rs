@@ -165,11 +165,12 @@ parity!(
     "ok\n"
 );
 
-/// The command lines of the reinforcements that were started for `a.ini`, with their number.
+/// The command lines of the reinforcements that were started for `a.ini`, with their number. It cries for them
+/// once in more than a second: ours gives no more than one a second.
 fn reinforcements(kind: Kind, limit: &str, cries: usize) -> Vec<String> {
     let bed = Bed::new();
     bed.vassal("a.ini");
-    bed.script("a.ini", &format!("say=1,5,17{}", " after=50 say=30".repeat(cries)));
+    bed.script("a.ini", &format!("say=1,5,17{}", " after=1100 say=30".repeat(cries)));
     bed.script("a.ini:zerg", "say=1,5");
     let emperor = Builder::new(&bed, kind).stats().opt("emperor-broodlord", limit).start();
     bed.until("all cries", |log| log.said("a.ini", 30) == cries);
