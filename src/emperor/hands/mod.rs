@@ -60,6 +60,7 @@ pub struct Hands {
     refusals: HashMap<Key, Box<str>>,
     /// What came of actions, and is told later.
     late: Vec<Event>,
+    odd_lines: notices::Quota,
     rescan: bool,
     buried: bool,
 }
@@ -144,6 +145,7 @@ impl Hands {
             asks: on_demand::Asks::default(),
             refusals: HashMap::new(),
             late: Vec::new(),
+            odd_lines: notices::Quota::default(),
             rescan: false,
             buried: false,
         })
@@ -204,7 +206,7 @@ impl Hands {
                 }
             }
             Action::Rescan => self.rescan = true,
-            Action::Tell(ref notice) => notices::log(notice),
+            Action::Tell(ref notice) => notices::log(notice, &mut self.odd_lines),
             Action::Bury => self.buried = true,
         }
         None

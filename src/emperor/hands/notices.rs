@@ -1,15 +1,55 @@
 //! The court's notices as log lines. Tools match on uWSGI's words, so these are kept to the letter; what uWSGI
 //! never said is said in the same style.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use crate::emperor::court::{Notice, What};
 use crate::emperor::source::{Oddity, VassalName};
 
+/// How many lines speak of names that cannot be vassals'. Whoever may write to a directory makes such names as fast as
+/// he likes, and again after he has removed them.
+#[derive(Debug, Default)]
+pub(super) struct Quota {
+    since: Option<Instant>,
+    told: u32,
+    left_out: u32,
+}
+
+/// So many such lines may come in [`WINDOW`].
+const MOST_ODD: u32 = 100;
+/// The time after which the counting begins anew.
+const WINDOW: Duration = Duration::from_secs(60);
+
+impl Quota {
+    fn has_room(&mut self) -> bool {
+        let now = Instant::now();
+        if self.since.is_none_or(|since| now.duration_since(since) >= WINDOW) {
+            if self.left_out > 0 {
+                warn!("[emperor] {} more names that are no vassals' were left out here", self.left_out);
+            }
+            *self = Self { since: Some(now), told: 0, left_out: 0 };
+        }
+        if self.told < MOST_ODD {
+            self.told += 1;
+            return true;
+        }
+        if self.left_out == 0 {
+            warn!(
+                "[emperor] more than {MOST_ODD} names within a minute are no vassals': the others are counted only"
+            );
+        }
+        self.left_out += 1;
+        false
+    }
+}
+
 /// Writes one notice to the log.
-pub(super) fn log(notice: &Notice) {
+pub(super) fn log(notice: &Notice, quota: &mut Quota) {
+    if matches!(notice.what, What::Odd(_)) && !quota.has_room() {
+        return;
+    }
     match &notice.name {
         Some(name) => of_vassal(name, &notice.what),
         None => of_empire(&notice.what),
