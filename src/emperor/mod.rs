@@ -14,3 +14,4 @@ pub mod stats;
 pub mod superior;
 pub mod survival;
 pub mod systemd;
+pub mod tyranny;

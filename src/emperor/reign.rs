@@ -29,6 +29,7 @@ use super::stats::{self, Itself};
 use super::superior::{Command, Superior};
 use super::survival::{Heritage, Origin, PidFileRecord, Store};
 use super::systemd::Manager;
+use super::tyranny;
 use crate::sys::clock;
 use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
@@ -159,6 +160,9 @@ impl Reign {
         // The program before this one has held back what came meanwhile.
         SigSet::empty().thread_set_mask().map_err(io::Error::from)?;
         let sources = Sources::open(&accession.sources, &accession.cwd, &accession.source_options)?;
+        if policy.tyrant {
+            tyranny::warn_of_open_doors(&sources);
+        }
         launch.places = sources.infos().filter_map(|(_, info)| Place::new(info.cwd.clone())).collect();
         let hands = Hands::new(spawner, launch)?;
         let vassals = Readable::new(hands.readiness()?)?;
