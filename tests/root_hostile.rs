@@ -363,3 +363,123 @@ print('said')
     assert!(!log.contains('\x1b') && log.lines().count() < 200, "{log}");
     emperor.stop(&bed);
 }
+
+#[test]
+fn root_a_directory_in_which_anybody_replaces_files_is_named() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    for (mode, owner, warned) in
+        [(0o777, 0, true), (0o1777, 0, false), (0o755, MALLORY, true), (0o755, 0, false)]
+    {
+        own(bed.v(), owner);
+        fs::set_permissions(bed.v(), PermissionsExt::from_mode(mode)).unwrap();
+        let mut emperor = tyrant(&bed).start();
+        goes_on(&bed, &mut emperor);
+        let lines = emperor.lines("while").len();
+        assert_eq!(lines, usize::from(warned), "{mode:o} {owner}\n{}", emperor.log());
+        emperor.stop(&bed);
+    }
+}
+
+#[test]
+fn root_a_thousand_names_of_all_kinds_fill_neither_the_log_nor_the_time() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    let mut emperor = tyrant(&bed).start();
+    for n in 0..1000 {
+        let fifo = bed.v().join(format!("fifo{n}.ini"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink("/nowhere", bed.v().join(format!("link{n}.ini"))).unwrap();
+    }
+    goes_on(&bed, &mut emperor);
+    emperor.wait_log("the others are counted only");
+    let count = emperor.lines("is no vassal").len();
+    assert_eq!(count, 100);
+    emperor.stop(&bed);
+}
+
+/// A vassal's file that is changed over and over costs a few looks a second, and one at a time.
+#[test]
+fn root_a_file_that_changes_without_end_costs_a_few_looks() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    let empty = bed.path("empty");
+    fs::create_dir(&empty).unwrap();
+    // An engine that is taken for uWSGI, so that its files are looked at.
+    symlink(bed.witness(), empty.join("uwsgi")).unwrap();
+    vassal(&bed, "a.ini", MALLORY);
+    let builder = Builder::bare(&bed, Kind::Ours).flag("emperor-tyrant").on(bed.v());
+    let mut emperor = builder.env("PATH", format!("{}:/usr/bin:/bin", empty.display())).start();
+    emperor.wait_log("vassal a.ini is now loyal");
+    let end = std::time::Instant::now() + Duration::from_secs(2);
+    let judges = || {
+        let children = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"judge" || word == b"--plan")
+                && status.contains(&format!("PPid:\t{}\n", emperor.pid()))
+        });
+        children.count()
+    };
+    let mut most = 0;
+    while std::time::Instant::now() < end {
+        for _ in 0..100 {
+            fs::write(bed.v().join("a.ini"), "[uwsgi]\n").unwrap();
+        }
+        most = most.max(judges());
+    }
+    assert!(most <= 1, "{most} at once");
+    let told = emperor.lines("reload the uwsgi instance a.ini").len();
+    assert!((1..=10).contains(&told), "{told}");
+    goes_on(&bed, &mut emperor);
+    emperor.stop(&bed);
+}
+
+/// A tenant may end his own vassal, and its launcher; nobody else, and not the emperor.
+#[test]
+fn root_a_tenant_signals_only_his_own() {
+    if !root() || !python() {
+        return;
+    }
+    let bed = Bed::new();
+    vassal(&bed, "good.ini", VICTIM);
+    let script = "import os, signal
+for what, pid in [('emperor', os.getppid()), ('victim', int(open('/proc/self/environ') and os.environ['VICTIM']))]:
+    for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGHUP):
+        try: os.kill(pid, number); print('signalled', what, number)
+        except PermissionError: pass
+    try: open(f'/proc/{pid}/environ').read(); print('read', what)
+    except PermissionError: pass
+    try: os.listdir(f'/proc/{pid}/fd'); print('listed', what)
+    except PermissionError: pass
+print('done')
+";
+    let mallory = engine(&bed, script);
+    let wrapper = bed.shell(
+        "wrapper",
+        &format!(
+            "[ \"$2\" = a.ini ] && {{ export VICTIM=$(cat {0}); exec {1} \"$@\"; }}; echo $$ > {0}; exec {2} \"$@\"",
+            bed.path("log/victim").display(),
+            mallory.display(),
+            bed.witness().display()
+        ),
+    );
+    // The engine is a child of the emperor, and its script a grandchild.
+    let text = fs::read_to_string(&mallory).unwrap().replace("python3", "export EMPEROR=$PPID; python3");
+    let mallory = bed.shell("engine", text.trim_start_matches("#!/bin/sh\n"));
+    assert!(mallory.exists());
+    bed.write("engine.py", script.replace("os.getppid()", "int(os.environ['EMPEROR'])"));
+    let builder = Builder::bare(&bed, Kind::Ours).flag("emperor-tyrant").on(bed.v());
+    let mut emperor = builder.opt("emperor-wrapper", wrapper).opt("emperor-stop-timeout", "1").start();
+    bed.started("good.ini", 1);
+    vassal(&bed, "a.ini", MALLORY);
+    assert_eq!(told(&bed), "done\n", "{}", bed.report());
+    goes_on(&bed, &mut emperor);
+    emperor.stop(&bed);
+}
