@@ -244,7 +244,7 @@ fn is_served(path: &Path) -> io::Result<bool> {
 /// A socket's file, removed with this value unless somebody has put another one in its place.
 #[derive(Debug)]
 pub struct SocketFile {
-    path: PathBuf,
+    path: Box<Path>,
     inode: (u64, u64),
     /// With whose rights it is removed: its directory may be his, and lead elsewhere by then.
     owner: Option<(u32, u32)>,
@@ -258,7 +258,7 @@ impl SocketFile {
     pub fn of(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let there = fs::symlink_metadata(&path)?;
-        Ok(Self { path, inode: (there.dev(), there.ino()), owner: None })
+        Ok(Self { path: path.into(), inode: (there.dev(), there.ino()), owner: None })
     }
 
     fn owned(mut self, owner: Option<(u32, u32)>) -> Self {
@@ -299,7 +299,7 @@ impl SocketFile {
     /// Goes on with it.
     #[must_use]
     pub fn of_record(record: &FileRecord) -> Self {
-        Self { path: record.path.as_path().to_owned(), inode: record.inode, owner: record.owner }
+        Self { path: record.path.as_path().into(), inode: record.inode, owner: record.owner }
     }
 }
 

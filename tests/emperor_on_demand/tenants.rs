@@ -164,6 +164,9 @@ fn root_a_tenants_socket_is_removed_with_his_rights_only() {
     tenant(&bed, "a.ini", ALICE, path.to_str().expect("plain text"));
     let emperor = tyrant(&bed).start();
     waits(&emperor, "a.ini");
+    emperor.signal(nix::sys::signal::Signal::SIGUSR2);
+    emperor.wait_log("vassals taken over from emperor"); // the next program knows whose it is
+    waits(&emperor, "a.ini");
     own(&home, 0); // what she had is not hers to change any more
     emperor.stop(&bed);
     assert!(path.exists());

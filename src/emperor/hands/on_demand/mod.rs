@@ -53,8 +53,8 @@ pub struct OnDemand {
 #[derive(Debug)]
 pub(super) struct Waiting {
     listener: Listener,
-    /// The address as it was given, for people.
-    address: Box<str>,
+    /// The address as it was given, for people; none if it is the file's path.
+    address: Option<Box<str>>,
     /// Whether the epoll knows it.
     watched: bool,
     /// Time of the vassal's file when it was last searched for this very socket.
@@ -63,13 +63,20 @@ pub(super) struct Waiting {
 
 impl Waiting {
     fn new(listener: Listener, address: &str) -> Box<Self> {
-        Box::new(Self { listener, address: address.into(), watched: false, searched: i64::MIN })
+        let is_path = listener.file.as_ref().is_some_and(|file| file.path().to_str() == Some(address));
+        let address = (!is_path).then(|| address.into());
+        Box::new(Self { listener, address, watched: false, searched: i64::MIN })
     }
 
     /// What is held: the socket, its address as it was given, its file.
     pub(super) fn parts(&self) -> (BorrowedFd<'_>, &str, Option<FileRecord>) {
         let file = self.listener.file.as_ref().map(SocketFile::record);
-        (self.listener.socket.as_fd(), &self.address, file)
+        (self.listener.socket.as_fd(), self.address(), file)
+    }
+
+    fn address(&self) -> &str {
+        let path = self.listener.file.as_ref().and_then(|file| file.path().to_str());
+        self.address.as_deref().or(path).unwrap_or_default()
     }
 
     /// Whether it was made with the rights of this tenant. Without a file there are none to have.
@@ -93,7 +100,7 @@ impl Hands {
     #[must_use]
     pub fn on_demand_address(&self, key: Key) -> &str {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
-        held.and_then(|held| held.waiting.as_ref()).map_or("", |waiting| &waiting.address)
+        held.and_then(|held| held.waiting.as_ref()).map_or("", |waiting| waiting.address())
     }
 
     pub(super) fn admit(&mut self, key: Key, court: &Court) -> Option<Event> {
@@ -189,7 +196,7 @@ impl Hands {
     fn holder_of(&self, address: &Address, text: &str, court: &Court) -> Option<String> {
         let has = |waiting: &Waiting| match (&waiting.listener.file, address) {
             (Some(file), Address::Path(path)) => file.path() == path,
-            _ => *waiting.address == *text,
+            _ => waiting.address() == text,
         };
         let held = self.held.iter().find(|held| held.waiting.as_deref().is_some_and(has))?;
         Some(court.get(held.key?)?.name.to_string())
@@ -219,12 +226,16 @@ impl Hands {
         if let Some(vassal) = court.get(key) {
             self.mend(key, vassal);
         }
+        self.watch(key);
+    }
+
+    fn watch(&mut self, key: Key) {
         let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
         let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
         let Some(waiting) = held.waiting.as_mut().filter(|waiting| !waiting.watched) else { return };
         match self.epoll.add(&waiting.listener.socket, token) {
             Ok(()) => waiting.watched = true,
-            Err(cause) => error!("[emperor] cannot watch the socket {}: {cause}", waiting.address),
+            Err(cause) => error!("[emperor] cannot watch the socket {}: {cause}", waiting.address()),
         }
     }
 
@@ -296,8 +307,7 @@ impl Hands {
                     vassal.name
                 );
                 if watched {
-                    let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
-                    self.watch_again(key, token);
+                    self.watch(key);
                 }
             }
             Err(cause) => {
@@ -315,15 +325,6 @@ impl Hands {
         }
     }
 
-    fn watch_again(&mut self, key: Key, token: EpollEvent) {
-        let Some(held) = self.held.get_mut(key.index()) else { return };
-        let Some(waiting) = held.waiting.as_mut() else { return };
-        match self.epoll.add(&waiting.listener.socket, token) {
-            Ok(()) => waiting.watched = true,
-            Err(cause) => error!("[emperor] cannot watch the socket {}: {cause}", waiting.address),
-        }
-    }
-
     /// Says so if a vassal that was just started will bind the socket that it was given: that takes it away from us. A
     /// tenant's file is not read here.
     pub(super) fn warn_of_trap(&mut self, key: Key, court: &Court) {
@@ -335,7 +336,7 @@ impl Hands {
         if std::mem::replace(&mut waiting.searched, vassal.identity.mtime_ns) == vassal.identity.mtime_ns {
             return;
         }
-        let text = waiting.address.to_string();
+        let text = waiting.address().to_owned();
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return };
         let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return };
         let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
