@@ -29,7 +29,7 @@ fn called(bed: &Bed, name: &str) -> Vec<String> {
     let known = |line: &str| {
         let line = bed.anonymous(line);
         match line.split_once([' ', '=']) {
-            // Either the emperor itself, or a helper of its own, so that it need not wait.
+            // Either the emperor itself, or another process, so that it need not wait.
             Some(("parent", pid)) => {
                 if pid == vassal { "of the vassal" } else { "not the vassal" }.to_owned()
             }
