@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tracing::{info, warn};
@@ -39,13 +39,7 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let arguments = with_directory(arguments);
     let environment: Vec<_> = std::env::vars_os().collect();
     let world = Machine::new().allow_commands(true).allow_network(true);
-    let config = Loader::new(&world, Limits::default())
-        .called("emperor")
-        .load(&arguments, &environment, Mode::Emperor)
-        .map_err(|error| {
-            say(&error.output.stdout, &error.output.log);
-            Failure::new(error)
-        })?;
+    let config = read(&world, &arguments, &environment)?;
     if !config.has("emperor") {
         return Ok(without_emperor(&arguments, &environment, &world, &config));
     }
@@ -56,6 +50,19 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     govern(&config, origin, heritage).map(ExitCode::from)
 }
 
+/// Reads the emperor's own configuration.
+fn read(
+    world: &Machine,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+) -> Result<Config, Failure> {
+    let loader = Loader::new(world, Limits::default()).called("emperor");
+    loader.load(arguments, environment, Mode::Emperor).map_err(|error| {
+        say(&error.output.stdout, &error.output.log);
+        Failure::new(error)
+    })
+}
+
 /// Whether these arguments, and the state on standard input, are such that this program could go on with them.
 ///
 /// # Errors
@@ -63,14 +70,7 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
 pub(super) fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let arguments = with_directory(arguments);
     let environment: Vec<_> = std::env::vars_os().collect();
-    let world = Machine::new().allow_commands(true).allow_network(true);
-    let config = Loader::new(&world, Limits::default())
-        .called("emperor")
-        .load(&arguments, &environment, Mode::Emperor)
-        .map_err(|error| {
-            say(&error.output.stdout, &error.output.log);
-            Failure::new(error)
-        })?;
+    let config = read(&Machine::new().allow_commands(true).allow_network(true), &arguments, &environment)?;
     if !config.has("emperor") || config.exit().is_some() {
         // Nobody may be there to read it; the status remains.
         let _ =
@@ -215,10 +215,14 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         heritage,
     };
     let at_start = settings.at_start;
-    let begun = || {
+    let here = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
+    let begun = |last_source: &Path| {
         if former.is_none() {
             standing.ready()?;
+            // As in uWSGI, in the directory of the last source; one that is not there yet is no reason to stop.
+            let _ = std::env::set_current_dir(last_source);
             run_hooks(&at_start, "emperor-start")?;
+            let _ = std::env::set_current_dir(&here);
         }
         Ok(standing.record())
     };

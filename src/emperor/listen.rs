@@ -90,6 +90,23 @@ impl Server {
         self.length.set(length);
     }
 
+    /// The address as it was given.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.options.address
+    }
+
+    /// The number of its descriptor, for a log line.
+    #[must_use]
+    pub fn number(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd;
+        match self.sockets.first() {
+            Some(Socket::Tcp(socket)) => socket.as_raw_fd(),
+            Some(Socket::Unix(socket)) => socket.as_raw_fd(),
+            None => -1,
+        }
+    }
+
     /// The next client. Cancel-safe; never resolves while as many as may be are being served.
     pub async fn accept(&self) -> Visitor {
         loop {

@@ -12,13 +12,13 @@ use std::ffi::OsString;
 use std::future::{pending, ready};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
 use tracing::{error, info};
 
-use super::court::{Action, Court, Event, Key, Now, Policy};
+use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
 use super::hands::{Hands, Launch, Place};
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::log;
@@ -33,6 +33,7 @@ use super::tyranny;
 use crate::sys::clock;
 use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
+use crate::vassal::plan::Text;
 use renewal::Renewal;
 
 /// What a reign begins with.
@@ -125,18 +126,19 @@ enum Woken {
 }
 
 /// Reigns until told to end. `begun` runs when the sources are open and the stats served, before any vassal
-/// starts; it gives the pidfiles that are held.
+/// starts, with the directory of the last source; it gives the pidfiles that are held.
 ///
 /// # Errors
 /// [`ReignError`], before any vassal has started.
 pub fn reign(
     accession: Accession,
-    begun: impl FnOnce() -> Result<Vec<PidFileRecord>, ProcessError>,
+    begun: impl FnOnce(&Path) -> Result<Vec<PidFileRecord>, ProcessError>,
 ) -> Result<(), ReignError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut reign = Reign::begin(accession)?;
-        reign.renewal.pid_files = begun()?;
+        let last = reign.sources.infos().last().map(|(_, info)| info.cwd.clone());
+        reign.renewal.pid_files = begun(&last.unwrap_or_default())?;
         let ended = reign.govern().await;
         log::stop_gathering();
         Ok(ended?)
@@ -164,6 +166,9 @@ impl Reign {
             tyranny::warn_of_open_doors(&sources);
         }
         launch.places = sources.infos().filter_map(|(_, info)| Place::new(info.cwd.clone())).collect();
+        if let Some((_, last)) = sources.infos().last() {
+            launch.vassals_dir = Text::from(last.cwd.as_os_str());
+        }
         let hands = Hands::new(spawner, launch)?;
         let vassals = Readable::new(hands.readiness()?)?;
         let server = match accession.stats.map(Server::bind).transpose() {
@@ -171,6 +176,10 @@ impl Reign {
                 // The vassals are governed, seen or not.
                 error!("[emperor] {error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
                 None
+            }
+            Ok(Some(server)) => {
+                info!("*** Emperor stats server enabled on {} fd: {} ***", server.address(), server.number());
+                Some(server)
             }
             server => server?,
         };
@@ -412,11 +421,15 @@ impl Reign {
     fn list(&self) {
         info!("*** vassals list ***");
         for (_, vassal) in self.court.vassals() {
+            let status = match vassal.state {
+                State::Cursed | State::Stopping(Then::Forget | Then::Restart | Then::Rest) => 1,
+                State::Stopping(Then::Wait) => 2,
+                _ => 0,
+            };
             info!(
-                "vassal: {} last modified: {} status: {:?} loyal: {} zerg: {}",
+                "vassal instance {} (last modified {}) status {status} loyal {} zerg {}",
                 vassal.name,
                 vassal.last_mod(),
-                vassal.state,
                 u8::from(vassal.instance.loyal),
                 u8::from(vassal.zerg.is_some()),
             );

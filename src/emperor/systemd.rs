@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -94,5 +96,18 @@ pub fn release(name: &str) {
 
 fn send(states: &[NotifyState<'_>]) {
     // The manager may be restarting, or its socket full; the next change is told anew.
-    let _ = sd_notify::notify(states);
+    let _ = match abstract_manager() {
+        Some(manager) => {
+            let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
+            let sent = UnixDatagram::unbound();
+            sent.and_then(|socket| socket.send_to_addr(lines.as_bytes(), &manager)).map(drop)
+        }
+        None => sd_notify::notify(states),
+    };
+}
+
+/// The manager's address where it is an abstract socket, which the crate takes for a path.
+fn abstract_manager() -> Option<SocketAddr> {
+    let name = std::env::var_os("NOTIFY_SOCKET")?;
+    SocketAddr::from_abstract_name(name.as_encoded_bytes().strip_prefix(b"@")?).ok()
 }

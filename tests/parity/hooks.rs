@@ -86,8 +86,7 @@ parity!(
         emperor.stop(&bed);
         called
     },
-    ["args 1 a.ini", "cwd @/v", "not the vassal", "UWSGI_VASSALS_DIR=@/v"],
-    later: "the directory of a hook of the emperor's, and UWSGI_VASSALS_DIR"
+    ["args 1 a.ini", "cwd @/v", "not the vassal", "UWSGI_VASSALS_DIR=@/v"]
 );
 
 parity!(
@@ -110,8 +109,7 @@ parity!(
         called.retain(|line| !line.starts_with("UWSGI_VASSAL_"));
         called
     },
-    ["args 0 ", "cwd @/v", "not the vassal"],
-    later: "the directory of a hook of the emperor's"
+    ["args 0 ", "cwd @/v", "not the vassal"]
 );
 
 parity!(
@@ -125,15 +123,13 @@ parity!(
         "UWSGI_VASSAL_PID=vassal",
         "UWSGI_VASSAL_UID=0",
         "UWSGI_VASSAL_GID=0",
-    ],
-    later: "the directory of a hook of the emperor's"
+    ]
 );
 
 parity!(
     hook_emperor_start,
     |kind| hook(kind, "hook-emperor-start", "exec:"),
-    ["args 0 ", "cwd @/v", "not the vassal"],
-    later: "the directory of a hook of the emperor's"
+    ["args 0 ", "cwd @/v", "not the vassal"]
 );
 
 /// How an emperor ends whose vassal is there, with one option.

@@ -152,8 +152,7 @@ parity!(
         emperor.stop(&bed);
         missing
     },
-    None,
-    later: "the line about the stats server"
+    None
 );
 
 parity!(

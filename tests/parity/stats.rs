@@ -332,6 +332,5 @@ parity!(
     |kind| notifications(kind, true)
         .iter()
         .any(|m| m.contains("STATUS=The Emperor is governing 1 vassals\n")),
-    true,
-    later: "NOTIFY_SOCKET with an abstract name"
+    true
 );

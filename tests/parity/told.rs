@@ -275,8 +275,7 @@ parity!(
             "vassal instance a.ini (last modified TIME) status 0 loyal 1 zerg 0".to_owned(),
             "vassal instance b.ini (last modified TIME) status 0 loyal 1 zerg 0".to_owned(),
         ]
-    ),
-    later: "the words of the list"
+    )
 );
 
 /// A line without its date, and with the time in it replaced where it is one.

@@ -80,12 +80,14 @@ impl std::fmt::Display for Engine {
 /// is itself. As execvp(3) looks for them.
 #[must_use]
 pub fn search(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
+    let executable =
+        |file: &PathBuf| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file();
     if name.as_bytes().contains(&b'/') {
-        return vec![name.into()];
+        return Some(PathBuf::from(name)).filter(executable).into_iter().collect();
     }
     std::env::split_paths(path)
         .map(|dir| if dir.as_os_str().is_empty() { Path::new(".").join(name) } else { dir.join(name) })
-        .filter(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
+        .filter(executable)
         .collect()
 }
 

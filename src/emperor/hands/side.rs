@@ -129,8 +129,10 @@ impl Hands {
         let mut environment = own_environment();
         environment.push(("UWSGI_VASSAL_CONFIG".into(), name.clone()));
         environment.extend(facts.map(|(name, value)| (name.into(), value.into())));
+        let place = self.launch.places.get(usize::from(vassal.source.0));
         let order = SideOrder {
             name,
+            directory: place.map(|place| Text::from(place.path().as_os_str())),
             environment,
             hooks: self.launch.beside.started.clone(),
             ..SideOrder::default()
