@@ -6,12 +6,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-use crate::config::check::{self, Problem};
+use crate::config::check::{self, Checked, Problem, Severity};
 use crate::config::options::Kind;
 use crate::config::{Limits, Loader, Machine, Mode};
 use crate::vassal::socket::Address;
@@ -21,12 +23,35 @@ use crate::vassal::socket::Address;
 /// `arguments` and `environment` are those of the vassal.
 #[must_use]
 pub fn fault(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Option<Problem> {
+    look(directory, arguments, environment).fatal().cloned()
+}
+
+/// What is most likely the reason for which a vassal of these arguments has ended before it was of any use.
+#[must_use]
+pub fn suspicion(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Option<Problem> {
+    let checked = look(directory, arguments, environment);
+    let worst = checked.worst().filter(|worst| *worst >= Severity::Warning)?;
+    checked.problems.into_iter().find(|problem| problem.severity == worst)
+}
+
+/// The same where the engine reads its files in a way of its own: only whether there is anything to read.
+#[must_use]
+pub fn plain_suspicion(file: &Path) -> Option<String> {
+    match std::fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file) {
+        Err(cause) => Some(format!("it cannot be read: {cause} (see to its owner and mode)")),
+        Ok(file) => {
+            let empty = file.metadata().is_ok_and(|there| there.is_file() && there.len() == 0);
+            empty.then(|| "the file is empty (write the options of its application into it)".into())
+        }
+    }
+}
+
+fn look(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Checked {
     let world = Machine::new().in_directory(directory);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
     let loader = Loader::new(&world, LIMITS);
-    let checked = check::check(&loader, &arguments, &environment, Mode::Uwsgi);
-    checked.fatal().cloned()
+    check::check(&loader, &arguments, &environment, Mode::Uwsgi)
 }
 
 /// The option, and its place, with which a vassal of these arguments binds this address itself.
@@ -119,6 +144,22 @@ mod tests {
         assert!(judged("[uwsgi]\nini = /dev/zero\n").is_none());
         let took = began.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+
+    #[test]
+    fn an_empty_file_and_one_that_cannot_be_found_are_suspicious() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.ini"), "").unwrap();
+        let suspected = |name: &str| {
+            let arguments = [b"--ini".to_vec(), name.as_bytes().to_vec()];
+            suspicion(dir.path(), &arguments, &[]).map(|problem| line(&problem)).unwrap_or_default()
+        };
+        assert!(suspected("a.ini").contains("empty"), "{}", suspected("a.ini"));
+        assert!(plain_suspicion(&dir.path().join("a.ini")).is_some_and(|why| why.contains("empty")));
+        assert!(plain_suspicion(&dir.path().join("b.ini")).is_some_and(|why| why.contains("No such file")));
+        assert!(suspected("b.ini").contains("No such file"), "{}", suspected("b.ini"));
+        std::fs::write(dir.path().join("a.ini"), "[uwsgi]\nmaster = true\n").unwrap();
+        assert_eq!(suspected("a.ini"), "");
     }
 
     #[test]

@@ -346,7 +346,12 @@ impl Hands {
         if let Some(vassal) = court.get(key) {
             match (vassal.state, ending) {
                 (State::Stopping(_), Ending::Exited(0)) => {} // as it was told
-                _ => info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid),
+                (state, _) => {
+                    info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid);
+                    if matches!(state, State::Up | State::Cursed) {
+                        self.suspect(vassal);
+                    }
+                }
             }
         }
         events.push(Event::Died(key, ending == Ending::Exited(0)));

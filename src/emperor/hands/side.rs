@@ -173,6 +173,27 @@ impl Hands {
         }
     }
 
+    /// Says what is wrong with the file of a vassal that has failed for the first time, where we may read it.
+    pub(super) fn suspect(&self, vassal: &Vassal) {
+        let may_read = self.launch.confinement.tyrant.is_none();
+        let place = self.launch.places.get(usize::from(vassal.source.0));
+        let (true, false, None, Some(place)) =
+            (may_read, vassal.instance.loyal, vassal.backoff.as_ref(), place)
+        else {
+            return;
+        };
+        let why = if self.launch.engine.reads_uwsgi_files() {
+            let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+            let environment = self.launch.environment.of(false, None);
+            judge::suspicion(place.path(), &arguments, &environment).map(|problem| judge::line(&problem))
+        } else {
+            judge::plain_suspicion(&place.path().join(vassal.name.as_path()))
+        };
+        if let Some(why) = why {
+            error!("[emperor] vassal {} has failed, perhaps for this: {why}", vassal.name);
+        }
+    }
+
     fn judge_as_tenant(&mut self, key: Key, vassal: &Vassal, arguments: &[Vec<u8>]) -> Verdict {
         let Some(tyrant) = self.tyrant(vassal) else { return Verdict::Broken };
         if !self.sides.overtake(key) {
