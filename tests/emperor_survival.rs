@@ -208,7 +208,7 @@ fn nothing_is_lost_or_left_behind_by_many_renewals() {
     // Some are open for a moment only.
     assert!(descriptors() < before + 5, "{} of {before}", descriptors());
     assert_eq!(fs::read_to_string(bed.path("emperor.pid")).unwrap(), pidfile);
-    assert_eq!(fs::read_to_string(bed.path("hooks")).unwrap(), "once\n", "its hooks have run");
+    assert_eq!(fs::read_to_string(bed.path("v/hooks")).unwrap(), "once\n", "its hooks have run");
     let environment = fs::read(format!("/proc/{}/environ", emperor.pid())).unwrap();
     assert_eq!(String::from_utf8_lossy(&environment).matches("EMPEROR_STATE=").count(), 1);
     bed.vassal("late.ini");
