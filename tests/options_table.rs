@@ -45,7 +45,7 @@ fn dash(text: &str) -> &str {
 
 fn plugins<'t>(rows: &[Row<'t>]) -> Vec<&'t str> {
     let mut plugins: Vec<&str> = rows.iter().map(|row| row.plugin).collect();
-    plugins.sort_by_key(|plugin| (*plugin != "core", *plugin != "emperor", *plugin));
+    plugins.sort_by_key(|plugin| (*plugin != "core", *plugin != "emperor", *plugin != "vassal", *plugin));
     plugins.dedup();
     plugins
 }
@@ -105,7 +105,8 @@ fn render_markdown(rows: &[Row<'_>]) -> String {
         "# Options\n\n\
          What the emperor's own configuration may say, on the command line (`--name value`), in a file\n\
          (`name = value`) or in the environment (`UWSGI_NAME=value`). Options with a star are new; all others mean what\n\
-         they mean to uWSGI. Everything else that uWSGI knows is accepted and belongs into the files of vassals.\n\n\
+         they mean to uWSGI. Everything else that uWSGI knows is accepted and belongs into the files of vassals; what\n\
+         the emperor itself reads in those stands at the end, under headings that begin with \"Vassal\".\n\n\
          Made from `src/config/options.tsv`; do not edit.\n",
     );
     let mut groups: BTreeMap<usize, Vec<&Row<'_>>> = BTreeMap::new();
@@ -119,11 +120,11 @@ fn render_markdown(rows: &[Row<'_>]) -> String {
             .push(row);
     }
     for (at, mut members) in groups {
-        members.sort_by_key(|row| (row.plugin == "emperor", row.rank));
+        members.sort_by_key(|row| (is_ours(row), row.rank));
         let _ = write!(out, "\n## {}\n\n| option | value | meaning |\n| --- | --- | --- |\n", GROUPS[at]);
         for row in members {
             let mut names = format!("`{}`", row.name);
-            if row.plugin == "emperor" {
+            if is_ours(row) {
                 names.push_str(" \\*");
             }
             if row.short != "-" {
@@ -147,7 +148,12 @@ fn render_markdown(rows: &[Row<'_>]) -> String {
     out
 }
 
-const GROUPS: [&str; 12] = [
+/// Whether uWSGI does not know it.
+fn is_ours(row: &Row<'_>) -> bool {
+    matches!(row.plugin, "emperor" | "vassal")
+}
+
+const GROUPS: [&str; 17] = [
     "Sources",
     "Vassal launch",
     "Tyrant",
@@ -160,6 +166,11 @@ const GROUPS: [&str; 12] = [
     "Log",
     "Language",
     "Other",
+    "Vassal: program",
+    "Vassal: sockets",
+    "Vassal: sandbox",
+    "Vassal: privileges",
+    "Vassal: resources",
 ];
 
 #[test]
@@ -185,7 +196,7 @@ fn every_option_that_is_acted_upon_has_one_line_of_help() {
     let tsv = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/options.tsv"))
         .unwrap();
     for row in rows(&tsv) {
-        let acted = matches!(row.handled_by, "emperor" | "process" | "language");
+        let acted = matches!(row.handled_by, "emperor" | "process" | "language") || row.plugin == "vassal";
         assert_eq!(acted || row.handled_by == "ignored" && row.help != "-", row.help != "-", "{}", row.name);
         assert!(!row.help.ends_with('.') && row.help.len() < 160, "{}: {}", row.name, row.help);
     }

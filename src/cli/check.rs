@@ -142,7 +142,7 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     let settings = emperor.unwrap_or(&nobody);
     let vassal = settings.templates.arguments(Subject::File(name.as_bytes()));
     let words: Vec<OsString> = vassal.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
-    let mut checked = check::check(&loader, &words, &vassals, Mode::Uwsgi);
+    let mut checked = check::check(&loader, &words, &vassals, Mode::Vassal);
     if checked.config.has("emperor") && !arguments.as_vassal {
         let checked = check::check(&loader, std::slice::from_ref(&name), &variables, Mode::Emperor);
         return Ok(Seen { file: file.into(), checked, launch: None });

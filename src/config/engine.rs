@@ -23,6 +23,8 @@ pub enum Mode {
     Emperor,
     /// A vassal's, or any other uWSGI instance's: exactly what uWSGI would read.
     Uwsgi,
+    /// A vassal's, as the emperor reads it: what uWSGI would read, and our own options of a vassal.
+    Vassal,
 }
 
 /// One reading under way.
@@ -79,8 +81,11 @@ impl<'w> Engine<'w> {
             Mode::Emperor => {
                 plugins.load("emperor");
             }
-            Mode::Uwsgi if world.plugin_folder().is_none() => plugins = Plugins::all(),
-            Mode::Uwsgi => {}
+            Mode::Uwsgi | Mode::Vassal if world.plugin_folder().is_none() => plugins = Plugins::all(),
+            Mode::Uwsgi | Mode::Vassal => {}
+        }
+        if mode == Mode::Vassal {
+            plugins.load("vassal");
         }
         Self {
             world,
@@ -244,7 +249,7 @@ impl<'w> Engine<'w> {
     /// The option of that name, if its plugin is loaded.
     pub(super) fn known(&mut self, key: &[u8]) -> Option<&'static Opt> {
         let option = options::find(key)?;
-        if self.autoload && !self.plugins.know(option) && option.plugin_name() != "emperor" {
+        if self.autoload && !self.plugins.know(option) && !option.is_ours() {
             self.plugins.load(option.plugin_name());
         }
         self.plugins.know(option).then_some(option)

@@ -83,8 +83,8 @@ impl Engine<'_> {
         let from = options::all().partition_point(|o| o.name.as_bytes() < name);
         let begins = options::all()[from..].iter().take_while(|o| o.name.as_bytes().starts_with(name));
         let (own, mut found): (Vec<&Opt>, Vec<&Opt>) =
-            begins.filter(|o| self.plugins.know(o)).partition(|o| o.plugin_name() == "emperor");
-        if found.is_empty() && self.mode == Mode::Emperor {
+            begins.filter(|o| self.plugins.know(o)).partition(|o| o.is_ours());
+        if found.is_empty() && self.mode != Mode::Uwsgi {
             found = own;
         }
         found.sort_by_key(|o| o.rank);

@@ -41,12 +41,21 @@ impl Opt {
         &OPTIONS[usize::from(self.same_as.0)]
     }
 
-    /// The name of its plugin: `core`, `emperor` for our own, or a uWSGI plugin.
+    /// The name of its plugin: `core`, one of [`OURS`], or a uWSGI plugin.
     #[must_use]
     pub fn plugin_name(&self) -> &'static str {
         PLUGINS[usize::from(self.plugin)]
     }
+
+    /// Whether uWSGI does not know it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        OURS.contains(&self.plugin_name())
+    }
 }
+
+/// What stands for a plugin with our own options: those of the emperor, and those of a vassal's file.
+pub const OURS: [&str; 2] = ["emperor", "vassal"];
 
 /// An index into the table, always of a canonical option.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -146,7 +155,7 @@ impl Plugins {
     #[must_use]
     pub fn all() -> Self {
         let mut set = Self::core();
-        PLUGINS.iter().filter(|name| **name != "emperor").for_each(|name| {
+        PLUGINS.iter().filter(|name| !OURS.contains(name)).for_each(|name| {
             set.load(name);
         });
         set

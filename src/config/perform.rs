@@ -89,13 +89,13 @@ impl Engine<'_> {
             };
             let shown = lossy(name);
             let table = options::plugin_of(&shown);
-            if self.mode == Mode::Uwsgi && !self.find_plugin(&shown) {
+            if self.mode != Mode::Emperor && !self.find_plugin(&shown) {
                 if needed {
                     return halt(origin, Trouble::NoPlugin(name.to_vec()));
                 }
                 continue;
             }
-            if table != "emperor" {
+            if !options::OURS.contains(&table) {
                 self.plugins.load(table);
             }
             self.plugin_names.push(table.to_owned());

@@ -9,5 +9,6 @@ pub mod link;
 pub mod plan;
 pub mod socket;
 mod step;
+pub mod terms;
 mod text;
 mod words;

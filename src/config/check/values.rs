@@ -23,7 +23,7 @@ pub(super) fn look(config: &Config, world: &dyn World, findings: &mut Findings) 
     }
     references(config, findings);
     together(config, world, findings);
-    if config.mode() == Mode::Uwsgi {
+    if config.mode() != Mode::Emperor {
         owner(config, world, findings);
     }
 }

@@ -1,0 +1,96 @@
+//! What a vassal's own file asks of the emperor, beyond what its engine reads itself.
+//!
+//! Pure: a configuration that was read in the mode [`Mode::Vassal`](crate::config::Mode::Vassal) in, data out. Who
+//! reads it is the emperor for root's files, and a process that has become the tenant in tyrant mode; then the terms
+//! are a tenant's bytes, and whoever takes them checks what they may ask for. Each part has a file of its own, which
+//! knows how the part is read, how an emperor's policy and a tenant's wish become one, and which operations of a
+//! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
+
+use crate::config::{Config, ConfigError, Got, Origin};
+use crate::vassal::plan::Text;
+
+/// Why a file's terms cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TermsError {
+    /// A number that is none, or out of range.
+    #[error(transparent)]
+    Number(#[from] ConfigError),
+    /// Anything else.
+    #[error("{place}: {option}: {cause}")]
+    Value {
+        /// Where it stands.
+        place: Origin,
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it, and what is wanted.
+        cause: String,
+    },
+}
+
+impl TermsError {
+    /// An option whose value cannot be used.
+    #[must_use]
+    pub fn new(got: &Got<'_, &[u8]>, option: &'static str, cause: impl ToString) -> Self {
+        Self::Value { place: got.origin.clone(), option, cause: cause.to_string() }
+    }
+}
+
+/// A configuration, asked by option names: what the parts have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'c>(pub &'c Config);
+
+impl<'c> Asked<'c> {
+    /// A flag, if anything was said about it.
+    #[must_use]
+    pub fn flag(self, option: &str) -> Option<bool> {
+        self.0.flag_origin(option).map(|got| got.value)
+    }
+
+    /// A value, if it is not empty.
+    #[must_use]
+    pub fn value(self, option: &str) -> Option<Got<'c, &'c [u8]>> {
+        self.0.string(option).filter(|got| !got.value.trim_ascii().is_empty())
+    }
+
+    /// A value, read by `parse`.
+    ///
+    /// # Errors
+    /// What `parse` has against it, with its place.
+    pub fn parsed<T, E: ToString>(
+        self,
+        option: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, TermsError> {
+        let Some(got) = self.value(option) else { return Ok(None) };
+        let text = std::str::from_utf8(got.value.trim_ascii())
+            .map_err(|_| TermsError::new(&got, option, "the value is not UTF-8"))?;
+        parse(text).map(Some).map_err(|cause| TermsError::new(&got, option, cause))
+    }
+
+    /// A path or another text, as the system has it.
+    #[must_use]
+    pub fn text(self, option: &str) -> Option<Text> {
+        use std::os::unix::ffi::OsStrExt;
+        self.value(option).map(|got| Text::from(std::ffi::OsStr::from_bytes(got.value)))
+    }
+
+    /// Every value of an option that may be given several times, each cut into words at blanks.
+    pub fn words(self, option: &str) -> impl Iterator<Item = Got<'c, &'c [u8]>> {
+        self.0.list(option).flat_map(|got| {
+            let words = got.value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            words.map(move |value| Got { value, origin: got.origin })
+        })
+    }
+
+    /// A whole number in a range.
+    ///
+    /// # Errors
+    /// [`TermsError::Number`].
+    pub fn number(
+        self,
+        option: &str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<Option<i64>, TermsError> {
+        Ok(self.0.int_in(option, range)?.map(|got| got.value))
+    }
+}
