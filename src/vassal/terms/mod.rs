@@ -6,6 +6,8 @@
 //! knows how the part is read, how an emperor's policy and a tenant's wish become one, and which operations of a
 //! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
 
@@ -92,5 +94,33 @@ impl<'c> Asked<'c> {
         range: std::ops::RangeInclusive<i64>,
     ) -> Result<Option<i64>, TermsError> {
         Ok(self.0.int_in(option, range)?.map(|got| got.value))
+    }
+}
+
+/// How much a vassal is shut in by one line (`vassal-sandbox`, `sandbox`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Not at all.
+    #[default]
+    None,
+    /// Away from the other tenants and from the system, in a view of the system that programs expect.
+    Standard,
+    /// In a root of its own that holds only what it names, without a network.
+    Strict,
+}
+
+impl Level {
+    /// The level of that name.
+    ///
+    /// # Errors
+    /// What is wanted instead.
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "none" => Ok(Self::None),
+            "standard" => Ok(Self::Standard),
+            "strict" => Ok(Self::Strict),
+            _ => Err("`none`, `standard` or `strict` is wanted"),
+        }
     }
 }
