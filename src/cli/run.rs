@@ -77,9 +77,11 @@ pub(super) fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
             writeln!(std::io::stderr(), "emperor: the configuration does not ask for an emperor any more");
         return Ok(ExitCode::FAILURE);
     }
-    let settings = Settings::new(&config).map_err(Failure::new)?;
+    let mut settings = Settings::new(&config).map_err(Failure::new)?;
+    let start = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
     rehearse_process(&settings.process).map_err(Failure::new)?;
     let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
+    settings.source_options.pattern_cwd = Some(pattern_directory(&start, &cwd, &settings)?);
     Sources::open(&settings.sources, &cwd, &settings.source_options).map_err(Failure::new)?;
     let state =
         std::io::stdin().as_fd().try_clone_to_owned().map_err(Failure::of("cannot take the state"))?;
@@ -125,7 +127,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
     let reserved = fds::reserve(|from, to| moved.push((from, to)));
     let reserved = reserved.map_err(Failure::of("cannot reserve descriptors"))?;
     let superior = superior(&moved);
-    let settings = Settings::new(config).map_err(Failure::new)?;
+    let mut settings = Settings::new(config).map_err(Failure::new)?;
     log::start(settings.log_form, settings.log_level);
     warn_of_strange_options(config);
     let former = heritage.header.as_ref().and_then(|header| header.process.clone());
@@ -161,6 +163,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
     }
     let spawner = Spawner::new(reserved, limit).map_err(Failure::of("cannot prepare to make processes"))?;
     let cwd = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
+    settings.source_options.pattern_cwd = Some(pattern_directory(origin.directory(), &cwd, &settings)?);
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
     let engine = settings.engine(&path, &own_path);
@@ -236,6 +239,33 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
 
 /// Where programs are searched when the environment does not say. As execvp(3).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Where patterns are meant from, and their vassals start: as in uWSGI where the emperor was started, whatever
+/// `chdir` says, or where `force-cwd` says. Never a place that nothing could start in.
+fn pattern_directory(start: &Path, cwd: &Path, settings: &Settings) -> Result<PathBuf, Failure> {
+    let wanted = match &settings.source_options.pattern_cwd {
+        Some(forced) => start.join(forced),
+        None => start.to_owned(),
+    };
+    if wanted == cwd {
+        return Ok(wanted);
+    }
+    // Whether it can be entered depends on more than its mode, so it is entered.
+    let entered = std::env::set_current_dir(&wanted);
+    std::env::set_current_dir(cwd).map_err(Failure::of("cannot go back to the current directory"))?;
+    let Err(error) = entered else { return Ok(wanted) };
+    let is_directory =
+        |source: &OsString| source.as_encoded_bytes().starts_with(b"dir://") || cwd.join(source).is_dir();
+    if settings.process.chroot.is_none() && !settings.sources.iter().all(is_directory) {
+        warn!(
+            "[emperor] patterns are meant from {} and not from {}, which cannot be entered ({error}): set \
+             force-cwd, or start the emperor where its user may be",
+            cwd.display(),
+            wanted.display()
+        );
+    }
+    Ok(cwd.to_owned())
+}
 
 /// Whether the service manager is to keep what the next emperor needs to govern our vassals.
 fn is_kept(settings: &Settings) -> bool {

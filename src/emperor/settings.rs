@@ -7,7 +7,7 @@ mod reader;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::{Level, warn};
@@ -159,6 +159,7 @@ impl Reader<'_> {
             settle: Duration::from_millis(self.new_number("emperor-settle", 60_000, 100)?),
             rescan: Duration::from_secs(self.new_number("emperor-rescan", MAX_SECONDS, 60)?),
             scan_every: Some(freq),
+            pattern_cwd: self.path("force-cwd").map(PathBuf::from),
         })
     }
 

@@ -163,23 +163,40 @@ parity!(
     real: ["@/w/one", "@"],
     ours: ["@/w/one", "@"]
 );
+/// The directories in which vassals start, and what they are called, by an emperor that has changed to `home`. Its
+/// sources are below a `w` that is also where it was started and in the directory `forced`.
+fn cwd_after_chdir(kind: Kind, source: &str, forced: Option<&str>) -> String {
+    let bed = Bed::new();
+    for (dir, name) in [("w", "start"), ("home/w", "home"), ("forced/w", "forced")] {
+        std::fs::create_dir_all(bed.path(dir)).expect("a directory");
+        bed.write(format!("{dir}/{name}.ini"), "[uwsgi]\n");
+    }
+    let mut emperor = Builder::bare(&bed, kind).on(source).quick().witnessed().opt("chdir", bed.path("home"));
+    if let Some(forced) = forced {
+        emperor = emperor.opt("force-cwd", bed.path(forced));
+    }
+    let emperor = emperor.start();
+    let first = bed.wait("a start", |log| log.names().into_iter().next());
+    let cwd = bed.given(&first, 1).cwd;
+    emperor.stop(&bed);
+    format!("{first} in {}", bed.anonymous(&cwd.display().to_string()))
+}
+
 parity!(
-    /// A glob goes back to the directory in which the emperor was started, or to `force-cwd`.
+    /// A glob goes back to the directory in which the emperor was started.
     directory_of_a_glob_after_chdir,
-    |kind| {
-        let bed = Bed::new();
-        std::fs::create_dir(bed.path("home")).expect("a directory");
-        bed.vassal("a.ini");
-        let glob = bed.v().join("*.ini");
-        let emperor =
-            Builder::bare(&bed, kind).on(&glob).quick().witnessed().opt("chdir", bed.path("home")).start();
-        let name = bed.v().join("a.ini").display().to_string();
-        let cwd = bed.given(&name, 1).cwd;
-        emperor.stop(&bed);
-        bed.anonymous(&cwd.display().to_string())
-    },
-    "@",
-    later: "a glob goes back to where the emperor was started"
+    |kind| cwd_after_chdir(kind, "w/*.ini", None),
+    "w/start.ini in @"
+);
+parity!(
+    directory_of_a_glob_with_force_cwd,
+    |kind| cwd_after_chdir(kind, "w/*.ini", Some("forced")),
+    "w/forced.ini in @/forced"
+);
+parity!(
+    directory_of_a_dir_after_chdir,
+    |kind| cwd_after_chdir(kind, "w", Some("forced")),
+    "home.ini in @/home/w"
 );
 
 parity!(

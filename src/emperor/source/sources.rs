@@ -12,7 +12,7 @@ use nix::sys::inotify::AddWatchFlags as Mask;
 use super::name::Names;
 use super::pattern::Level;
 use super::settle::{ABSENCE, Change, Place, Settle};
-use super::spec::{SourceError, Spec};
+use super::spec::{SourceError, Spec, Start};
 use super::stat::Follow;
 use super::watch::{Event, Key, Target, Unwatched, Watch};
 use super::{Report, SourceId, SourceInfo, VassalName};
@@ -32,6 +32,9 @@ pub struct SourceOptions {
     pub rescan: Duration,
     /// `emperor-freq`: how often a source is looked at that cannot be watched. `None`: 3 s.
     pub scan_every: Option<Duration>,
+    /// `force-cwd`, or the directory in which the emperor was started: patterns are meant from it, and their vassals
+    /// start in it. `None`: the same as for directories.
+    pub pattern_cwd: Option<PathBuf>,
 }
 
 impl Default for SourceOptions {
@@ -43,6 +46,7 @@ impl Default for SourceOptions {
             settle: Duration::from_millis(100),
             rescan: Duration::from_secs(60),
             scan_every: None,
+            pattern_cwd: None,
         }
     }
 }
@@ -150,7 +154,8 @@ pub(super) struct Link {
 }
 
 impl Sources {
-    /// Understands the arguments, in the order of the options; relative ones are meant from `start_cwd`.
+    /// Understands the arguments, in the order of the options; relative ones are meant from `start_cwd`, patterns
+    /// from the options' own directory, where there is one.
     ///
     /// # Errors
     /// [`SourceError`], for the first argument that cannot be a source.
@@ -164,7 +169,8 @@ impl Sources {
         if arguments.len() > usize::from(u16::MAX) {
             return Err(SourceError::TooMany);
         }
-        let specs = arguments.iter().map(|argument| Spec::parse(argument, &cwd, &names));
+        let start = Start { cwd: &cwd, patterns: options.pattern_cwd.as_deref().unwrap_or(&cwd) };
+        let specs = arguments.iter().map(|argument| Spec::parse(argument, start, &names));
         Ok(Self {
             sources: specs.map(|spec| spec.map(Source::new)).collect::<Result<_, _>>()?,
             names,

@@ -59,42 +59,51 @@ pub(super) struct Spec {
     pub(super) prefix: Box<[u8]>,
 }
 
+/// Where relative arguments are meant from. Both are absolute.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start<'a> {
+    /// What the emperor is in.
+    pub(super) cwd: &'a Path,
+    /// What it goes back to for patterns, as uWSGI: what it was started in.
+    pub(super) patterns: &'a Path,
+}
+
 impl Spec {
-    /// Understands one argument. `cwd` is absolute: what the emperor was started in.
-    pub(super) fn parse(argument: &OsStr, cwd: &Path, names: &Names) -> Result<Self, SourceError> {
+    /// Understands one argument.
+    pub(super) fn parse(argument: &OsStr, start: Start<'_>, names: &Names) -> Result<Self, SourceError> {
         let bytes = argument.as_bytes();
         let (scheme, rest) = split_scheme(bytes);
         if rest.is_empty() || rest.contains(&0) {
             return Err(SourceError::Empty { argument: argument.to_owned() });
         }
         match scheme {
-            Some(b"dir") => Ok(Self::directory(&cwd.join(OsStr::from_bytes(rest)))),
-            Some(b"glob") => Self::glob(argument, rest, cwd, names),
+            Some(b"dir") => Ok(Self::directory(&start.cwd.join(OsStr::from_bytes(rest)))),
+            Some(b"glob") => Self::glob(argument, rest, start.patterns, names),
             Some(other) => Err(SourceError::UnknownScheme {
                 argument: argument.to_owned(),
                 scheme: String::from_utf8_lossy(other).into_owned(),
             }),
-            None => Self::plain(argument, cwd, names),
+            None => Self::plain(argument, start, names),
         }
     }
 
-    fn plain(argument: &OsStr, cwd: &Path, names: &Names) -> Result<Self, SourceError> {
-        let path = cwd.join(argument);
+    fn plain(argument: &OsStr, start: Start<'_>, names: &Names) -> Result<Self, SourceError> {
+        let path = start.cwd.join(argument);
         let found = std::fs::metadata(&path);
         if found.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
             return Ok(Self::directory(&path));
         }
         let bytes = argument.as_bytes();
         if pattern::has_wildcard(bytes) {
-            return match only_match(cwd, bytes) {
+            return match only_match(start.cwd, bytes) {
                 Some(path) if path.is_dir() => Ok(Self::directory(&path)),
-                _ => Self::glob(argument, bytes, cwd, names),
+                _ => Self::glob(argument, bytes, start.patterns, names),
             };
         }
         if found.is_err() && !names.accepts(bytes) {
             Ok(Self::directory(&path))
         } else {
-            Self::glob(argument, bytes, cwd, names)
+            Self::glob(argument, bytes, start.patterns, names)
         }
     }
 
@@ -197,7 +206,7 @@ mod tests {
     }
 
     fn parse(argument: &str, cwd: &Path) -> Spec {
-        Spec::parse(OsStr::new(argument), cwd, &names()).unwrap()
+        Spec::parse(OsStr::new(argument), Start { cwd, patterns: cwd }, &names()).unwrap()
     }
 
     #[test]
@@ -271,8 +280,11 @@ mod tests {
     fn mistakes_are_named() {
         let (_keep, root) = scene();
         fs::write(root.join("notes.txt"), "").unwrap();
-        let error =
-            |argument: &str| Spec::parse(OsStr::new(argument), &root, &names()).unwrap_err().to_string();
+        let error = |argument: &str| {
+            Spec::parse(OsStr::new(argument), Start { cwd: &root, patterns: &root }, &names())
+                .unwrap_err()
+                .to_string()
+        };
         assert!(error("gloob:///x/*.ini").contains("no imperial monitor \"gloob\", only dir and glob"));
         assert!(error("pg://host=x").contains("\"pg\""));
         assert!(error("notes.txt").contains(".xml .ini .yml .yaml .js .json .conf"));
