@@ -233,7 +233,7 @@ impl World {
         self.versions += 1;
         let version = self.versions;
         let time = i64::try_from(version).unwrap_or(0);
-        let (uid, gid) = if root { (0, 7) } else { (1 + u32::from(name), 7) };
+        let (uid, gid) = if root { (0, 7) } else { (1 + u32::from(name) / 2, 7) };
         let identity =
             Identity { mtime_ns: time, ctime_ns: time, device: 1, inode: version, size: 1, uid, gid };
         self.files.insert((source, name), File { identity, version, broken });

@@ -1,36 +1,35 @@
 //! Who may start now: the queue, and what happens when the machine is short of processes.
 
+use super::roll::Roll;
 use super::vassal::{Instance, State};
 use super::{Action, Court, Key, Now, Reign, What};
 use std::time::Duration;
 
 /// How long nobody is started after the machine refused to make a process.
 pub(super) const HOLD: Duration = Duration::from_secs(1);
-/// So many of those that were lost while they waited may stay in the queue, whatever its length.
-const FEW: usize = 64;
 
 impl Court {
-    /// Puts a vassal at the end of those that wait for their turn.
+    /// A vassal waits for its turn from now on. Where vassals are of different people, each of them has turns of his
+    /// own; otherwise all are one owner's.
     pub(super) fn enqueue(&mut self, key: Key) {
-        self.vassals[key].state = State::Queued;
-        self.vassals[key].deadline = 0;
-        self.queue.push_back(key);
+        let vassal = &mut self.vassals[key];
+        vassal.state = State::Queued;
+        vassal.deadline = 0;
+        let owner = if self.policy.tyrant { vassal.identity.uid } else { 0 };
+        self.queue.add(key, owner);
     }
 
-    /// Lets as many start as may be starting at once, in the order in which they came.
+    /// Lets as many start as may be starting at once, each when it is its turn.
     pub(super) fn admit_starters(&mut self, now: Now) {
         if self.hold_until > now.micros || self.reign != Reign::Lasting {
             return;
         }
-        (self.hold_until, self.held) = (0, 0);
+        self.hold_until = 0;
+        self.queue.part();
         // After a shortage one vassal tries first whether it is over.
         while self.starting < if self.probing { 1 } else { self.policy.max_starting.max(1) }
-            && let Some(key) = self.queue.pop_front()
+            && let Some(key) = self.queue.next(|key| waits(&self.vassals, key))
         {
-            if self.vassals.get(key).is_none_or(|vassal| vassal.state != State::Queued) {
-                self.lost = self.lost.saturating_sub(1);
-                continue; // it was lost while it waited
-            }
             if self.refuse(key, now) {
                 continue; // its file has got another owner while it waited
             }
@@ -54,9 +53,7 @@ impl Court {
         self.hold_until = now.after(HOLD);
         self.vassals[key].state = State::Queued;
         self.vassals[key].deadline = 0;
-        // Those that were refused together keep their order.
-        self.queue.insert(self.held.min(self.queue.len()), key);
-        self.held += 1;
+        self.queue.put_back(key);
     }
 
     /// A vassal no longer counts among those that are starting.
@@ -69,14 +66,14 @@ impl Court {
         }
     }
 
-    /// A vassal was struck off while it waited. Its place is cleared away with others', or when its turn comes.
+    /// A vassal was struck off while it waited.
     pub(super) fn leave_queue(&mut self) {
-        self.lost += 1;
-        if self.lost > FEW && self.lost > self.queue.len() / 2 {
-            self.queue.retain(|key| self.vassals.get(*key).is_some());
-            (self.lost, self.held) = (0, 0);
-        }
+        self.queue.lose(|key| waits(&self.vassals, key));
     }
+}
+
+fn waits(vassals: &Roll, key: Key) -> bool {
+    vassals.get(key).is_some_and(|vassal| vassal.state == State::Queued)
 }
 
 #[cfg(test)]
@@ -84,6 +81,7 @@ mod tests {
     use super::super::stage::{Stage, ms, name, s, version};
     use super::*;
     use crate::emperor::court::{Event, Policy, Word};
+    use crate::emperor::source::Identity;
 
     fn crowd(max_starting: u32, names: &[&str]) -> (Stage, Vec<Action>) {
         let mut stage = Stage::new(Policy { max_starting, ..Policy::default() });
@@ -102,6 +100,91 @@ mod tests {
         assert_eq!(stage.say(a, Word::Accepting), [Action::Spawn(c)]);
         assert_eq!(stage.die(d), [Action::Ended(name("d")), Action::Spawn(b)]);
         assert!(stage.court.is_starting());
+    }
+
+    /// The names in the order in which they are started, one at a time.
+    fn order(stage: &mut Stage) -> String {
+        let mut order = String::new();
+        while let Some(&key) = stage.court.vassals.keys(|vassal| vassal.instance.starting).first() {
+            order += &format!("{} ", stage.vassal(key).name);
+            if !stage.vassal(key).is_alive() {
+                stage.start(key);
+            }
+            stage.say(key, Word::Accepting);
+        }
+        order
+    }
+
+    fn owned(tyrant: bool, files: &[(&str, u32)]) -> Stage {
+        let mut stage = Stage::new(Policy { max_starting: 1, tyrant, ..Policy::default() });
+        for (name, uid) in files {
+            stage.file(name, Identity { uid: *uid, ..version(1) });
+        }
+        stage
+    }
+
+    const OF_THREE: [(&str, u32); 8] =
+        [("a1", 1), ("a2", 1), ("a3", 1), ("a4", 1), ("b1", 2), ("c1", 3), ("c2", 3), ("b2", 2)];
+
+    #[test]
+    fn in_tyrant_mode_owners_take_turns() {
+        assert_eq!(order(&mut owned(true, &OF_THREE)), "a1 b1 c1 a2 c2 b2 a3 a4 ");
+        assert_eq!(order(&mut owned(false, &OF_THREE)), "a1 a2 a3 a4 b1 c1 c2 b2 ", "all are the emperor's");
+    }
+
+    #[test]
+    fn whoever_comes_late_waits_for_one_turn_of_each_other_and_saves_none_up() {
+        let mut stage = owned(true, &OF_THREE[..4]);
+        for name in ["a1", "a2"] {
+            let key = stage.key(name);
+            stage.start(key);
+            stage.say(key, Word::Accepting);
+        }
+        for name in ["b1", "b2", "b3"] {
+            stage.file(name, Identity { uid: 2, ..version(1) });
+        }
+        assert_eq!(order(&mut stage), "a3 b1 a4 b2 b3 ");
+    }
+
+    #[test]
+    fn a_place_that_is_lost_costs_nobody_else_a_turn() {
+        let mut stage = owned(true, &OF_THREE);
+        for name in ["a2", "a3", "c1"] {
+            stage.gone(name);
+        }
+        assert_eq!(order(&mut stage), "a1 b1 c2 b2 a4 ");
+    }
+
+    #[test]
+    fn who_was_refused_for_a_shortage_has_had_his_turn_and_comes_first() {
+        let mut stage = owned(true, &OF_THREE[..6]);
+        let a1 = stage.key("a1");
+        stage.on(Event::NotStarted(a1, true));
+        stage.file("d1", Identity { uid: 4, ..version(1) });
+        stage.pass(s(1));
+        assert_eq!(order(&mut stage), "a1 b1 c1 d1 a2 a3 a4 ");
+    }
+
+    #[test]
+    fn a_hundred_thousand_files_of_one_delay_another_by_those_that_start_already() {
+        let mut stage = Stage::new(Policy { max_starting: 4, tyrant: true, ..Policy::default() });
+        for number in 0..100_000 {
+            stage.file(&number.to_string(), Identity { uid: 1, ..version(1) });
+        }
+        assert_eq!(stage.file("late", Identity { uid: 2, ..version(1) }), []);
+        let [first, late] = ["0", "late"].map(|name| stage.key(name));
+        stage.start(first);
+        assert_eq!(stage.say(first, Word::Accepting), [Action::Spawn(late)]);
+    }
+
+    #[test]
+    fn nothing_stays_of_those_that_have_waited() {
+        let mut stage = Stage::new(Policy { max_starting: 1, tyrant: true, ..Policy::default() });
+        for uid in 1..1000 {
+            stage.file(&uid.to_string(), Identity { uid, ..version(1) });
+        }
+        order(&mut stage);
+        assert!(stage.court.queue.has_no_memory());
     }
 
     #[test]

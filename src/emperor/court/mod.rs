@@ -18,6 +18,7 @@ mod rules;
 #[cfg(test)]
 mod stage;
 mod timers;
+mod turns;
 mod vassal;
 mod zergs;
 
@@ -26,7 +27,7 @@ pub use backoff::Backoff;
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use super::source::{Identity, Oddity, Report, SourceId, VassalName};
@@ -243,12 +244,7 @@ pub struct Court {
     /// The number of the current scan, by source.
     scans: Vec<u32>,
     timers: BinaryHeap<std::cmp::Reverse<(u64, Key)>>,
-    /// Those that wait for their turn, and some that were struck off meanwhile.
-    queue: VecDeque<Key>,
-    /// How many in the queue were struck off.
-    lost: usize,
-    /// How many at the front of the queue were put back there since the machine ran short.
-    held: usize,
+    queue: turns::Turns,
     starting: u32,
     running: u32,
     zergs: Vec<Key>,
@@ -295,9 +291,7 @@ impl Court {
             odd: HashMap::new(),
             scans: Vec::new(),
             timers: BinaryHeap::new(),
-            queue: VecDeque::new(),
-            lost: 0,
-            held: 0,
+            queue: turns::Turns::default(),
             starting: 0,
             running: 0,
             zergs: Vec::new(),
@@ -345,7 +339,7 @@ impl Court {
     #[must_use]
     pub fn next_timeout(&self) -> Option<u64> {
         let first = self.timers.peek().map(|entry| entry.0.0);
-        let hold = (self.is_queued() && self.hold_until > 0).then_some(self.hold_until);
+        let hold = (!self.queue.is_empty() && self.hold_until > 0).then_some(self.hold_until);
         let end = match self.reign {
             Reign::Ending { deadline, .. } => Some(deadline),
             Reign::Lasting | Reign::Buried => None,
@@ -391,11 +385,7 @@ impl Court {
     /// Whether vassals wait for their turn to start, or are starting.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        self.starting > 0 || self.is_queued()
-    }
-
-    fn is_queued(&self) -> bool {
-        self.queue.len() > self.lost
+        self.starting > 0 || !self.queue.is_empty()
     }
 
     fn with(&mut self, key: Key, act: impl FnOnce(&mut Self)) {

@@ -42,8 +42,7 @@ impl Court {
                         None => {} // a reinforcement that went with its base
                     }
                 }
-                self.queue.clear();
-                (self.lost, self.held) = (0, 0);
+                self.queue = super::turns::Turns::default();
             }
             Reign::Ending { deadline, .. } => {
                 let seconds = deadline.saturating_sub(now.micros) / 1_000_000;
