@@ -30,6 +30,7 @@ const ROOMS: &[Room] = &[
             "vassal::plan",
             "vassal::hook",
             "vassal::link",
+            "vassal::terms",
             "vassal::socket",
             "zerg::wire",
             "config",

@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
+use crate::emperor::hands::agree::{self, Answer};
 use crate::emperor::hands::command::{Command, Engine, Environment, Subject};
 use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
+use crate::sys::fds;
+use crate::vassal::link::LINK_FD;
 
 /// Look at configuration files as the emperor would; run and fetch nothing.
 #[derive(Debug, clap::Args)]
@@ -104,13 +107,29 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
 pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     use std::io::Write;
     judge::bound_this_process();
-    let words: Vec<_> = arguments.iter().map(|word| word.as_bytes().to_vec()).collect();
+    let mut words: Vec<_> = arguments.iter().map(|word| word.as_bytes().to_vec()).collect();
+    let terms = words.first().is_some_and(|word| word == b"--terms");
     let environment: Vec<_> =
         std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    if terms {
+        let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());
+        let file = file.as_deref().map(|name| Path::new(OsStr::from_bytes(name)));
+        return tell_terms(&agree::look(Path::new("."), file, &words, &environment));
+    }
     let Some(problem) = judge::fault(Path::new("."), &words, &environment) else { return ExitCode::SUCCESS };
     // The emperor says which vassal; if its log cannot be written to, the status still tells.
     let _ = writeln!(std::io::stderr(), "[emperor] {}", judge::line(&problem));
     BROKEN.into()
+}
+
+/// What a look at a vassal's file has come to goes to the emperor by the descriptor that is a vassal's link.
+fn tell_terms(answer: &Answer) -> ExitCode {
+    let told = fds::adopt(LINK_FD).and_then(|link| {
+        use std::io::Write;
+        // More than there is room for is more than the emperor takes: it ends us then.
+        std::fs::File::from(link).write_all(&serde_json::to_vec(answer)?)
+    });
+    told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 fn print(text: &[u8]) -> Result<(), Failure> {

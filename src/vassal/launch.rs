@@ -21,6 +21,7 @@ use super::plan::{LaunchPlan, Op, Step, Text};
 use crate::sys::{alone, caps, fds, process};
 
 mod exec;
+mod log;
 
 /// Status of a launcher that a person has started by hand.
 const USAGE: u8 = 2;
@@ -87,6 +88,7 @@ impl Launcher {
                 Ok(Ran::Done)
             }
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
+            Op::Log(path) => done(log::append_to(path.as_path()), path),
             Op::PidNamespace => {
                 done(namespaces::be_first_process(), &format!("process {}", std::process::id()))
             }

@@ -66,6 +66,8 @@ pub enum Op {
     DieWithEmperor,
     /// Refuse to go on unless the file has this owner, and the owner is not root.
     VerifyOwner(OwnedFile),
+    /// Append standard output and standard error to this file, which is made if it is not there.
+    Log(Text),
     /// Replace the environment.
     Environment(Vec<(Text, Text)>),
     /// `vassals-start-hook`, `vassals-stop-hook`: run a program, log its status, go on in any case.
@@ -162,6 +164,8 @@ pub struct VassalOrder {
     pub hooks: Vec<Hook>,
     /// The engine.
     pub exec: Exec,
+    /// Where standard output and standard error go, if not to the emperor's log.
+    pub log: Option<Text>,
     /// Whether it gets its configuration through a pipe.
     pub config_pipe: bool,
     /// `safe-fd`: descriptors that it keeps, under the numbers at which the launcher has them, if it has them.
@@ -209,6 +213,9 @@ impl VassalOrder {
         let rest = Namespaces { pid: false, ..self.namespaces };
         ops.extend((!rest.is_empty()).then_some(Op::Namespaces(rest)));
         ops.extend(self.capabilities.map(|keep| Op::BoundCapabilities(keep.with_setpcap())));
+        // A tenant opens his log with his own rights, root with root's.
+        let (log_first, log_last) = if self.tyrant.is_some() { (None, self.log) } else { (self.log, None) };
+        ops.extend(log_first.map(Op::Log));
         if let Some(tyrant) = self.tyrant {
             let Tyrant { uid, gid, initgroups, file } = tyrant;
             let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
@@ -219,6 +226,7 @@ impl VassalOrder {
                 file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow, emperor })),
             );
         }
+        ops.extend(log_last.map(Op::Log));
         ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
         ops.push(Op::Environment(self.environment));
         ops.extend(self.start_hook.map(|program| Op::Command {
@@ -326,6 +334,7 @@ impl Op {
             Self::SetUser(_) => Step::User,
             Self::DieWithEmperor => Step::Emperor,
             Self::VerifyOwner(_) => Step::Owner,
+            Self::Log(_) => Step::Log,
             Self::Environment(_) => Step::Environment,
             Self::Command { .. } => Step::Command,
             Self::Hook { hook, .. } => match hook.kind {
@@ -354,6 +363,7 @@ impl fmt::Display for Op {
         match self {
             Self::EndAfter(seconds) => write!(f, "signals end after {seconds} s"),
             Self::ChangeDir(path) => write!(f, "chdir {path}"),
+            Self::Log(path) => write!(f, "log {path}"),
             Self::PidNamespace => f.write_str("pid-namespace"),
             Self::Namespaces(set) => write!(f, "namespaces {set}"),
             Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
@@ -421,6 +431,7 @@ mod tests {
                 magic: Some(MagicExec { file: "a.ini".into(), argument: 1 }),
             },
             config_pipe: false,
+            log: None,
             safe_fds: vec![7, 9, 3, 7],
         }
     }

@@ -75,6 +75,8 @@ steps! {
     Exec = 203, "exec", "execute its program";
     /// Signal mask and dispositions.
     Signals = 207, "signals", "reset its signals";
+    /// Opening the log.
+    Log = 209, "log", "open its log";
     /// Changing the group.
     Group = 216, "group", "change its group";
     /// Changing the user.

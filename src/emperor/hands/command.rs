@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::spawn::CStrings;
 use crate::vassal::link::{CONFIG_FD, CONFIG_FD_VARIABLE, FD_VARIABLE, LINK_FD};
+use crate::vassal::terms::may_ask;
 
 /// The program that runs vassals, and by which rule it was chosen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -193,6 +194,7 @@ pub fn c_strings(strings: impl IntoIterator<Item = Vec<u8>>) -> CStrings {
 #[derive(Clone, Debug)]
 pub struct Environment {
     base: Vec<Vec<u8>>,
+    may_ask: bool,
 }
 
 /// Variables of the emperor's own that no vassal gets.
@@ -231,8 +233,23 @@ impl Environment {
             };
             base.push([&name[..], b"=", &value].concat());
         }
+        let option = |entry: &Vec<u8>| {
+            let name = entry.strip_prefix(b"UWSGI_")?.split(|byte| *byte == b'=').next()?;
+            Some(
+                name.iter()
+                    .map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() })
+                    .collect(),
+            )
+        };
+        let may_ask = base.iter().filter_map(option).any(|name: Vec<u8>| may_ask(&name));
         base.push(format!("{FD_VARIABLE}={LINK_FD}").into_bytes());
-        Self { base }
+        Self { base, may_ask }
+    }
+
+    /// Whether a variable asks the emperor for something on behalf of every vassal.
+    #[must_use]
+    pub fn may_ask(&self) -> bool {
+        self.may_ask
     }
 
     /// The environment of a vassal: `config` if it gets its configuration through a pipe, `zerg` with its number

@@ -75,7 +75,7 @@ pub fn binds(
 }
 
 /// How much is looked at. What is beyond is no fault.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     depth: 64,
     reads: 256,
     file_bytes: 1 << 20,

@@ -4,6 +4,7 @@
 //! loop watches as a whole. A running vassal costs two descriptors, its link and its pidfd.
 
 mod adopt;
+pub mod agree;
 pub mod command;
 pub mod judge;
 mod notices;
@@ -41,6 +42,8 @@ struct Held {
     pidfd: Option<OwnedFd>,
     /// While its launcher speaks.
     reports: Option<Box<Reports>>,
+    /// Version of its file that asks for nothing; 0 if none is known to.
+    asks_nothing: u64,
     /// Its on-demand socket, for as long as it is known.
     waiting: Option<Box<on_demand::Waiting>>,
 }
@@ -173,14 +176,7 @@ impl Hands {
     /// Performs one action; an event comes of some.
     pub fn perform(&mut self, action: &Action, court: &Court) -> Option<Event> {
         match *action {
-            Action::Spawn(key) => {
-                let outcome = self.start(key, court);
-                if let Event::Started(key, pid) = outcome {
-                    self.run_start_hooks(key, pid, court);
-                    self.warn_of_trap(key, court);
-                }
-                return Some(outcome);
-            }
+            Action::Spawn(key) => return self.spawn(key, court),
             Action::Admit(key) => return self.admit(key, court),
             Action::Reload { key, changed } => return self.reload(key, changed, court),
             Action::Stop(key, order) => {
@@ -234,6 +230,9 @@ impl Hands {
                         self.judged(key, ending != Ending::Exited(BROKEN), court, events);
                     }
                     Some((Errand::Ask(place), ending)) => events.extend(self.asked(place, ending, court)),
+                    Some((Errand::Terms(key, link), ending)) => {
+                        events.extend(self.agreed(key, &link, ending, court));
+                    }
                     Some((Errand::Act | Errand::InVain, _)) | None => {}
                 },
             }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -45,6 +45,8 @@ pub(super) enum Errand {
     Act,
     /// To look at the changed file of this vassal.
     Judge(Key),
+    /// To look at what this vassal's file asks for, and to write it down here.
+    Terms(Key, OwnedFd),
     /// The same, but nobody wants to know any more.
     InVain,
     /// To find the address of a vassal's on-demand socket; the place among those that do.
@@ -215,11 +217,8 @@ impl Hands {
             },
             ..VassalOrder::default()
         };
-        match self.try_beside(
-            &order.plan(),
-            &format!("the look at the changed file of {}", vassal.name),
-            Errand::Judge(key),
-        ) {
+        let what = format!("the look at the changed file of {}", vassal.name);
+        match self.try_unheard(&order.plan(), &what, Errand::Judge(key)) {
             Ok(()) => Verdict::Later,
             Err(cause) => {
                 warn!("[emperor] cannot look at the changed file of {}: {cause}", vassal.name);
@@ -229,27 +228,39 @@ impl Hands {
     }
 
     fn run_beside(&mut self, plan: &LaunchPlan, what: &str) {
-        if let Err(cause) = self.try_beside(plan, what, Errand::Act) {
+        if let Err(cause) = self.try_unheard(plan, what, Errand::Act) {
             error!("[emperor] cannot run {what}: {cause}");
         }
     }
 
-    fn try_beside(
+    /// As [`Self::try_beside`], and what it says is heard by nobody.
+    fn try_unheard(
         &mut self,
         plan: &LaunchPlan,
         what: &str,
         errand: Errand,
     ) -> Result<(), Box<dyn std::error::Error>> {
+        let nobody_listens = std::fs::File::options().write(true).open("/dev/null")?;
+        self.try_beside(plan, what, nobody_listens.as_fd(), errand)
+    }
+
+    /// Starts a process beside the vassals; it finds `link` where a vassal finds its link.
+    pub(super) fn try_beside(
+        &mut self,
+        plan: &LaunchPlan,
+        what: &str,
+        link: BorrowedFd<'_>,
+        errand: Errand,
+    ) -> Result<(), Box<dyn std::error::Error>> {
         let plan = plan.seal()?;
         let (path, arguments) = super::start::launcher();
         let nothing = CStrings::new(Vec::new());
-        let nobody_listens = std::fs::File::options().write(true).open("/dev/null")?;
         let child = self.spawner.spawn(&Program {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &nothing,
             cwd: None,
             stdin: None,
-            passed: [Some(nobody_listens.as_fd()), Some(plan.as_fd()), None],
+            passed: [Some(link), Some(plan.as_fd()), None],
             kept: &[],
             parent_death_signal: 0,
             own_group: false,

@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tracing::error;
 
 use super::Hands;
+use super::agree::{Agreement, base_name};
 use super::command::{self, Command, Engine, Environment, Subject, Templates};
 use super::judge;
 use super::on_demand::OnDemand;
@@ -21,6 +22,7 @@ use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
 use crate::vassal::plan::{Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder};
+use crate::vassal::terms::{self, Terms};
 
 /// Where the vassals of one source start.
 #[derive(Clone, Debug)]
@@ -118,7 +120,31 @@ impl Hands {
         }
     }
 
-    pub(super) fn start(&mut self, key: Key, court: &Court) -> Event {
+    /// Starts a vassal, once it is known what its file asks for.
+    pub(super) fn spawn(&mut self, key: Key, court: &Court) -> Option<Event> {
+        let Some(vassal) = court.get(key) else { return Some(Event::NotStarted(key, false)) };
+        match self.agree(key, vassal) {
+            Agreement::Refused => Some(Event::NotStarted(key, false)),
+            Agreement::Later => None,
+            agreement => self.spawn_on(key, court, agreement),
+        }
+    }
+
+    /// Starts a vassal on these terms.
+    pub(super) fn spawn_on(&mut self, key: Key, court: &Court, agreement: Agreement) -> Option<Event> {
+        let terms = match agreement {
+            Agreement::Terms(terms) => Some(terms),
+            Agreement::Nothing | Agreement::Later | Agreement::Refused => None,
+        };
+        let outcome = self.start(key, court, terms.as_deref());
+        if let Event::Started(key, pid) = outcome {
+            self.run_start_hooks(key, pid, court);
+            self.warn_of_trap(key, court);
+        }
+        Some(outcome)
+    }
+
+    fn start(&mut self, key: Key, court: &Court, terms: Option<&Terms>) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotStarted(key, false) };
         let subject = match vassal.zerg.and_then(|zerg| court.get(zerg.base)) {
             Some(base) => Subject::Zerg(base.name.as_bytes()),
@@ -126,20 +152,21 @@ impl Hands {
         };
         let arguments = self.launch.templates.arguments(subject);
         let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
-        if commands.iter().all(|command| command.files.is_empty()) {
+        let is_command = terms.is_some_and(|terms| terms.program.is_some());
+        if !is_command && commands.iter().all(|command| command.files.is_empty()) {
             no_program(&vassal.name, &commands);
             return Event::NotStarted(key, false);
         }
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
         let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
-        let direct = self.launch.confinement.is_none();
+        let direct = self.launch.confinement.is_none() && terms.is_none();
         // Without its socket a vassal that waits on demand would be another one.
         let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
         let stdin = socket.as_ref().map(AsFd::as_fd);
         let child = if direct {
             self.start_directly(vassal, &commands, theirs.as_fd(), stdin)
         } else {
-            self.start_launcher(vassal, &commands, theirs.as_fd(), stdin)
+            self.start_launcher(vassal, &commands, terms, theirs.as_fd(), stdin)
         };
         drop(theirs);
         let child = match child {
@@ -188,10 +215,11 @@ impl Hands {
         &mut self,
         vassal: &Vassal,
         commands: &[Command],
+        terms: Option<&Terms>,
         link: BorrowedFd<'_>,
         stdin: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
-        let plan = self.plan(vassal, commands).map_err(SpawnError::Prepare)?;
+        let plan = self.plan(vassal, commands, terms).map_err(SpawnError::Prepare)?;
         let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
         let (path, arguments) = launcher();
         let nothing = CStrings::new(Vec::new());
@@ -215,12 +243,11 @@ impl Hands {
     pub(super) fn tyrant(&self, vassal: &Vassal) -> Option<Tyrant> {
         let TyrantRules { nofollow, initgroups } = self.launch.confinement.tyrant?;
         let tyrant = Tyrant::new(vassal.identity.uid, vassal.identity.gid)?;
-        let base = vassal.name.as_bytes();
-        let file = if vassal.zerg.is_some() { base.strip_suffix(b":zerg").unwrap_or(base) } else { base };
-        Some(tyrant.with_groups_of_user(initgroups).of_file(Text::from(OsStr::from_bytes(file)), nofollow))
+        let file = Text::from(OsStr::from_bytes(base_name(vassal)));
+        Some(tyrant.with_groups_of_user(initgroups).of_file(file, nofollow))
     }
 
-    fn plan(&self, vassal: &Vassal, commands: &[Command]) -> io::Result<LaunchPlan> {
+    fn plan(&self, vassal: &Vassal, commands: &[Command], terms: Option<&Terms>) -> io::Result<LaunchPlan> {
         let launch = &self.launch;
         let confinement = &launch.confinement;
         let name = Text::from(vassal.name.as_path().as_os_str());
@@ -235,9 +262,21 @@ impl Hands {
                 place.map_or_else(|| launch.vassals_dir.clone(), |place| Text::from(place.path.as_os_str()));
             environment.push(("UWSGI_VASSALS_DIR".into(), dir));
         }
+        let program = terms.and_then(|terms| terms.program.as_ref());
+        if let Some(program) = program {
+            environment = terms::changed(environment, &program.environment);
+        }
+        let exec = match program {
+            Some(program) => Exec {
+                programs: program.words.first().cloned().into_iter().collect(),
+                args: program.words.iter().skip(1).cloned().collect(),
+                magic: None,
+            },
+            None => exec(commands, confinement.magic_exec.then_some(name.clone())),
+        };
         let order = VassalOrder {
             end_after: None,
-            name: name.clone(),
+            name,
             directory: None, // the spawner puts it there
             namespaces: confinement.namespaces,
             capabilities: confinement.capabilities,
@@ -246,7 +285,8 @@ impl Hands {
             environment,
             start_hook: confinement.start_hook.clone(),
             hooks: confinement.hooks.clone(),
-            exec: exec(commands, confinement.magic_exec.then_some(name)),
+            exec,
+            log: program.and_then(|program| program.log.clone()),
             config_pipe: false,
             safe_fds: launch.safe_fds.clone(),
         };

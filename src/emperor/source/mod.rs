@@ -69,7 +69,7 @@ impl std::fmt::Display for VassalName {
 }
 
 /// What tells one version of a vassal's file from another. Source: stat(2), or lstat(2) with `emperor-nofollow`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Identity {
     /// Last change of the content, nanoseconds since the epoch.
     pub mtime_ns: i64,

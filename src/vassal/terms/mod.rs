@@ -6,10 +6,51 @@
 //! knows how the part is read, how an emperor's policy and a tenant's wish become one, and which operations of a
 //! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
 
+mod program;
+mod words;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
+pub use program::{Program, changed, shown};
+pub use words::may_ask;
+
+/// What a vassal's own file asks for. The default is what most files ask for: nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// `command`; without it the emperor's engine runs the file.
+    pub program: Option<Program>,
+    /// `sandbox`.
+    pub level: Level,
+    /// What the file says and nobody does.
+    pub left_out: Vec<String>,
+}
+
+/// Most lines about what is left out.
+const MOST_LINES: usize = 20;
+
+impl Terms {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn read(config: &Config) -> Result<Self, TermsError> {
+        let asked = Asked(config);
+        let level = asked.parsed("sandbox", Level::parse)?.unwrap_or_default();
+        let program = Program::read(asked)?;
+        let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
+        left_out.truncate(MOST_LINES);
+        Ok(Self { program, level, left_out })
+    }
+
+    /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// Why a file's terms cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,5 +163,35 @@ impl Level {
             "strict" => Ok(Self::Strict),
             _ => Err("`none`, `standard` or `strict` is wanted"),
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{Limits, Loader, Machine, Mode};
+
+    /// A vassal's file with these lines below `[uwsgi]`.
+    pub(in crate::vassal) fn config(lines: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.ini"), format!("[uwsgi]\n{lines}")).unwrap();
+        let world = Machine::new().in_directory(dir.path());
+        let words = ["--ini", "a.ini"].map(std::ffi::OsString::from);
+        Loader::new(&world, Limits::default()).load(&words, &[], Mode::Vassal).unwrap()
+    }
+
+    #[test]
+    fn an_ordinary_file_asks_for_nothing() {
+        assert!(Terms::read(&config("master = true\nsocket = /tmp/x\n")).unwrap().is_nothing());
+        assert!(!Terms::read(&config("sandbox = standard\n")).unwrap().is_nothing());
+        let wrong = Terms::read(&config("sandbox = tight\n")).unwrap_err().to_string();
+        assert!(wrong.ends_with("a.ini:2: sandbox: `none`, `standard` or `strict` is wanted"), "{wrong}");
+    }
+
+    #[test]
+    fn terms_come_through_json_as_they_were() {
+        let terms = Terms::read(&config("command = a b\nenv = A=é\nsandbox = strict\n")).unwrap();
+        let text = serde_json::to_vec(&terms).unwrap();
+        assert_eq!(serde_json::from_slice::<Terms>(&text).unwrap(), terms);
     }
 }

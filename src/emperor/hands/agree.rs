@@ -1,0 +1,241 @@
+//! What a vassal's file asks of us is read before each of its starts.
+//!
+//! Most files ask for nothing, and a quick look shows it. In tyrant mode the file is a tenant's: it is looked at by a
+//! process that has become that tenant, once for each version of the file that turns out to ask for nothing.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use super::command::{Subject, Templates};
+use super::side::Errand;
+use super::{Hands, Launch, judge};
+use crate::config::{Loader, Machine, Mode};
+use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::source::Identity;
+use crate::sys::wait::Ending;
+use crate::vassal::link::{LaunchReport, Reports};
+use crate::vassal::plan::{Exec, Text, VassalOrder};
+use crate::vassal::terms::{Terms, may_ask};
+
+/// What is known of a vassal's terms when it is to start.
+#[derive(Debug)]
+pub(super) enum Agreement {
+    /// Its file asks for nothing.
+    Nothing,
+    /// Its file asks for this.
+    Terms(Box<Terms>),
+    /// A process of its own is looking.
+    Later,
+    /// Its file asks for what nobody can have, and that was said.
+    Refused,
+}
+
+/// What a look at a file comes to.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It asks for nothing, and cannot before it changes.
+    Nothing,
+    /// It asks for nothing now, but what it loads may.
+    NothingNow,
+    /// It asks for this.
+    Terms(Box<Terms>),
+    /// It asks for what nobody can have; why.
+    Refused(String),
+}
+
+/// Larger files are no configuration that a person has written.
+const MOST_FILE: u64 = 1 << 20;
+/// Most bytes of an answer of another process. What a socket takes without somebody who reads: unix(7).
+const MOST_ANSWER: usize = 100 << 10;
+/// Most of a reason that comes from another process.
+const MOST_REASON: usize = 500;
+
+/// Looks at a vassal's file. `arguments` and `environment` are those that uWSGI would get in this directory; `file`
+/// is the one among the arguments, if no other argument can ask for anything.
+#[must_use]
+pub fn look(directory: &Path, file: Option<&Path>, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Answer {
+    if file.is_some_and(|file| !may_ask_itself(&directory.join(file))) {
+        return Answer::Nothing;
+    }
+    let world = Machine::new().in_directory(directory);
+    let arguments: Vec<_> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    let environment: Vec<_> = environment.iter().map(|entry| judge::pair(entry)).collect();
+    // What cannot be read is told by the engine, which says it best.
+    let Ok(config) = Loader::new(&world, judge::LIMITS).load(&arguments, &environment, Mode::Vassal) else {
+        return Answer::NothingNow;
+    };
+    match Terms::read(&config) {
+        Ok(terms) if terms.is_nothing() => Answer::NothingNow,
+        Ok(terms) => Answer::Terms(Box::new(terms)),
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+/// Whether a quick look at the file itself leaves open that it asks for something.
+fn may_ask_itself(file: &Path) -> bool {
+    let read = || -> io::Result<Vec<u8>> {
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::options().read(true).custom_flags(flags.bits()).open(file)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST_FILE).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().is_ok_and(|bytes| may_ask(&bytes)) // what cannot be read is told by the engine
+}
+
+impl Hands {
+    /// What this vassal's file asks for.
+    pub(super) fn agree(&mut self, key: Key, vassal: &Vassal) -> Agreement {
+        let version = version(&vassal.identity);
+        if self.slot(key).asks_nothing == version {
+            return Agreement::Nothing;
+        }
+        let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else {
+            return Agreement::Nothing;
+        };
+        let subject = Subject::File(base_name(vassal));
+        let arguments = self.launch.templates.arguments(subject);
+        if self.launch.confinement.tyrant.is_some() {
+            return self.look_as_tenant(key, vassal, &arguments);
+        }
+        let file = Path::new(OsStr::from_bytes(base_name(vassal)));
+        let file = (!self.launch.others_may_ask()).then_some(file);
+        let answer = look(place.path(), file, &arguments, &self.launch.environment.of(false, None));
+        self.settle(key, vassal, answer)
+    }
+
+    fn look_as_tenant(&mut self, key: Key, vassal: &Vassal, arguments: &[Vec<u8>]) -> Agreement {
+        let Some(tyrant) = self.tyrant(vassal) else { return Agreement::Nothing }; // refused elsewhere
+        let place = self.launch.places.get(usize::from(vassal.source.0));
+        let file = if self.launch.others_may_ask() { &b""[..] } else { base_name(vassal) };
+        let words = [&b"judge"[..], b"--terms", file].into_iter().chain(arguments.iter().map(Vec::as_slice));
+        let order = VassalOrder {
+            name: Text::from(vassal.name.as_path().as_os_str()),
+            directory: place.map(|place| Text::from(place.path().as_os_str())),
+            end_after: Some(u32::try_from(judge::PATIENCE.as_secs()).unwrap_or(u32::MAX)),
+            tyrant: Some(tyrant),
+            environment: self.launch.variables(None),
+            exec: Exec {
+                programs: vec![Text::from(OsStr::new(super::start::OWN_PROGRAM))],
+                args: words.map(|word| Text::from(OsStr::from_bytes(word))).collect(),
+                magic: None,
+            },
+            ..VassalOrder::default()
+        };
+        let begin = || -> Result<(), Box<dyn std::error::Error>> {
+            let (ours, theirs) =
+                socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+            let what = format!("the look at the file of {}", vassal.name);
+            self.try_beside(&order.plan(), &what, theirs.as_fd(), Errand::Terms(key, ours))
+        };
+        match begin() {
+            Ok(()) => Agreement::Later,
+            Err(cause) => {
+                warn!("[emperor] cannot look at the file of {}: {cause}", vassal.name);
+                Agreement::Refused
+            }
+        }
+    }
+
+    /// What a process that has become the tenant has found; then the vassal starts.
+    pub(super) fn agreed(
+        &mut self,
+        key: Key,
+        link: &OwnedFd,
+        ending: Ending,
+        court: &Court,
+    ) -> Option<Event> {
+        let vassal = court.get(key)?;
+        let answer = read_answer(link, ending);
+        match self.settle(key, vassal, answer) {
+            Agreement::Refused => Some(Event::NotStarted(key, false)),
+            agreement => self.spawn_on(key, court, agreement),
+        }
+    }
+
+    fn settle(&mut self, key: Key, vassal: &Vassal, answer: Answer) -> Agreement {
+        match answer {
+            Answer::Nothing => {
+                self.slot(key).asks_nothing = version(&vassal.identity);
+                Agreement::Nothing
+            }
+            Answer::NothingNow => Agreement::Nothing,
+            Answer::Terms(terms) => {
+                for line in &terms.left_out {
+                    warn!("[emperor] vassal {}: {}", vassal.name, legible(line));
+                }
+                Agreement::Terms(terms)
+            }
+            Answer::Refused(why) => {
+                error!("[emperor] vassal {} cannot be started: {}", vassal.name, legible(&why));
+                Agreement::Refused
+            }
+        }
+    }
+}
+
+impl Launch {
+    /// Whether something else that a vassal reads than its file may ask on its behalf.
+    fn others_may_ask(&self) -> bool {
+        let Templates { inherit_before, include_before, set, inherit, include, .. } = &self.templates;
+        [inherit_before, include_before, set, inherit, include].iter().any(|list| !list.is_empty())
+            || self.environment.may_ask()
+    }
+}
+
+/// Text of another process in a log line.
+fn legible(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect()
+}
+
+/// The file that a vassal, or the vassal that it reinforces, stands for.
+pub(super) fn base_name(vassal: &Vassal) -> &[u8] {
+    let name = vassal.name.as_bytes();
+    if vassal.zerg.is_some() { name.strip_suffix(b":zerg").unwrap_or(name) } else { name }
+}
+
+/// The bytes are a tenant's: what is no answer is refused.
+fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
+    let mut bytes = vec![0; MOST_ANSWER + 1];
+    let mut length = 0;
+    while let Ok(count @ 1..) = recv(link.as_raw_fd(), &mut bytes[length..], MsgFlags::MSG_DONTWAIT) {
+        length += count;
+    }
+    let mut reports = Reports::default();
+    let (reports, text) = reports.feed(&bytes[..length]);
+    if let Some(LaunchReport::Failed(failure)) = reports.into_iter().find(|it| *it != LaunchReport::Launched)
+    {
+        return Answer::Refused(failure.to_string());
+    }
+    match ending {
+        Ending::Exited(0) if text.len() <= MOST_ANSWER => {
+            serde_json::from_slice(text).unwrap_or_else(|error| {
+                Answer::Refused(format!("what its file asks for cannot be understood: {error}"))
+            })
+        }
+        Ending::Exited(0) => Answer::Refused("its file asks for too much".into()),
+        ending => Answer::Refused(format!("the process that looked at its file {ending}")),
+    }
+}
+
+/// A number for a version of a file, never 0.
+fn version(identity: &Identity) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    hasher.finish() | 1
+}
