@@ -301,9 +301,8 @@ const MANY: u32 = 100_000;
 fn fits_the_budget(policy: Policy) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = bytes_each(policy);
-    println!("a vassal: {} bytes, in all {bytes} bytes", size_of::<Vassal>());
     assert!(size_of::<Vassal>() <= 288, "{}", size_of::<Vassal>());
-    assert!(bytes <= BUDGET, "{bytes}");
+    assert!(bytes <= BUDGET, "{bytes} bytes");
 }
 
 #[test]
