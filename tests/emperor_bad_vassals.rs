@@ -248,3 +248,38 @@ fn vassal_that_forks_and_leaves_without_link() {
 fn vassal_that_becomes_a_daemon() {
     leaves("say=1,5 daemon immune");
 }
+
+/// A process that has this id, and is no zombie.
+fn lives(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_hook_that_never_ends_is_ended_with_what_it_has_started() {
+    let begun = |name: &str| format!("case $UWSGI_VASSAL_CONFIG in {name}.ini) ");
+    // A shell that has to wait, so that there is a process behind the one that is ended.
+    let hangs = format!("{} sleep 1000 & echo $! > sleeper; wait;; esac", begun("hangs"));
+    let empire = Empire::with(|e| {
+        e.opt("hook-as-emperor", "print:first").opt("exec-as-emperor", hangs).opt("emperor-hook-timeout", "1")
+    });
+    empire.bed.vassal("hangs.ini");
+    empire.told_once(&["vassal hangs.ini hook", "sleep 1000", "has taken 1 s"]);
+    empire.told_once(&["as-emperor hook of hangs.ini", "ended after 1 s", "emperor-hook-timeout"]);
+    assert_eq!(empire.lines(&["good.ini", "ended"]), [""; 0]);
+    let sleeper = std::fs::read_to_string(empire.bed.v().join("sleeper")).expect("the sleeper's id");
+    let gone = || (!lives(sleeper.trim())).then_some(());
+    support::poll(support::PATIENCE, gone).expect("what the hook has started is ended, too");
+    empire.unharmed();
+}
+
+#[test]
+fn a_hook_may_take_any_time_where_that_is_said() {
+    let slow = "test $UWSGI_VASSAL_CONFIG = good.ini || { sleep 1; touch done; }";
+    let empire = Empire::with(|e| e.opt("exec-as-emperor", slow).opt("emperor-hook-timeout", "0"));
+    empire.bed.vassal("slow.ini");
+    let done = || empire.bed.v().join("done").exists().then_some(());
+    support::poll(support::PATIENCE, done).expect("the end of the hook");
+    assert_eq!(empire.lines(&["emperor-hook-timeout"]), [""; 0]);
+    empire.unharmed();
+}

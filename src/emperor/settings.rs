@@ -91,6 +91,8 @@ pub enum SettingsError {
 const STARTING_PER_CORE: usize = 8;
 /// Most seconds that an option of ours may be.
 const MAX_SECONDS: i64 = 86_400;
+/// `emperor-hook-timeout`: twice what a hook that waits for something (`wait_for_…`) gives itself.
+const HOOK_SECONDS: u64 = 120;
 
 impl Settings {
     /// Reads them.
@@ -115,6 +117,7 @@ impl Settings {
                     "exec-as-emperor",
                 ])?,
                 stopped: read.path("vassals-stop-hook").map(Text::from),
+                limit: read.hook_limit()?,
             },
             at_start: read.hooks(["hook-emperor-start"])?,
             wrapper: read.path("emperor-wrapper"),
@@ -161,6 +164,11 @@ impl Reader<'_> {
             scan_every: Some(freq),
             pattern_cwd: self.path("force-cwd").map(PathBuf::from),
         })
+    }
+
+    fn hook_limit(&self) -> Result<Option<u32>, SettingsError> {
+        let seconds = self.new_number("emperor-hook-timeout", MAX_SECONDS, HOOK_SECONDS)?;
+        Ok(u32::try_from(seconds).ok().filter(|seconds| *seconds > 0))
     }
 
     fn policy(&self) -> Result<Policy, SettingsError> {

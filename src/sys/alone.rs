@@ -1,4 +1,5 @@
-//! What only a process with a single thread may do: change its environment, and fork without exec.
+//! What only a process with a single thread may do: change its environment, fork without exec, speak when an alarm ends
+//! it.
 //!
 //! Caller: the launcher, and the emperor before its loop and its watcher start. Each function asks the kernel
 //! whether this is the only thread, and refuses otherwise; so they are safe to call from anywhere.
@@ -7,11 +8,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, getpid, getppid};
 
 /// Sets a variable of this process's environment.
@@ -74,6 +76,34 @@ pub fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec `tie` makes two system calls and allocates nothing.
     unsafe { command.pre_exec(tie) };
+}
+
+/// These bytes are written to standard error when SIGALRM comes, which then ends this process as it would have before.
+/// The last ones given hold.
+///
+/// # Errors
+/// sigaction(2), none in practice; `Other` with threads.
+pub fn last_words(words: Vec<u8>) -> io::Result<()> {
+    must_be_alone()?;
+    // Never given back: the handler may be reading them at any time.
+    LAST_WORDS.store(Box::leak(Box::new(words)), Ordering::Release);
+    let flags = SaFlags::SA_RESETHAND;
+    let action = SigAction::new(SigHandler::Handler(speak), flags, SigSet::empty());
+    // SAFETY: `speak` makes only calls that signal-safety(7) allows, and reads what nobody changes.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    Ok(())
+}
+
+static LAST_WORDS: AtomicPtr<Vec<u8>> = AtomicPtr::new(std::ptr::null_mut());
+
+extern "C" fn speak(signal: libc::c_int) {
+    // SAFETY: null, or a vector that was leaked and is never changed.
+    if let Some(words) = unsafe { LAST_WORDS.load(Ordering::Acquire).as_ref() } {
+        // SAFETY: the bytes of a living vector. Should nobody take them, they are lost.
+        unsafe { libc::write(libc::STDERR_FILENO, words.as_ptr().cast(), words.len()) };
+    }
+    // SAFETY: an integer. By now (SA_RESETHAND) the signal has its own effect again, as soon as we return.
+    unsafe { libc::raise(signal) };
 }
 
 fn check_name(name: &OsStr) -> io::Result<()> {

@@ -36,6 +36,14 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
     wait(pidfd, libc::WNOHANG)
 }
 
+/// How the child behind a pidfd has ended, which stays to be reaped; `None` while it lives.
+///
+/// # Errors
+/// As [`reap`].
+pub fn peek(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
+    wait(pidfd, libc::WNOHANG | libc::WNOWAIT)
+}
+
 /// Waits for the end of the child behind a pidfd, which must be at hand, and reaps it.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! On failure: writes one [`Failure`] to the link and one line to standard error, and ends with the status of
 //! the step. It never goes on after a failed operation, and never executes anything half prepared.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -36,7 +37,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     // Before anything is parsed: nothing inherited is passed on, and no variable means anything.
     let clean = fds::cloexec_from(LINK_FD).and_then(|()| alone::clear_environment());
     let link = fds::adopt(LINK_FD).ok();
-    let mut launcher = Launcher { vassal: Text::default(), link, kept: Vec::new() };
+    let mut launcher = Launcher { vassal: Text::default(), link, kept: Vec::new(), limit: Cell::new(0) };
     let ended = clean.map_err(|error| Failure::new(Step::Plan, &"its descriptors and environment", &error));
     match ended.and_then(|()| launcher.run()) {
         Ok(status) => ExitCode::from(status),
@@ -48,6 +49,8 @@ struct Launcher {
     vassal: Text,
     link: Option<OwnedFd>,
     kept: Vec<OwnedFd>,
+    /// Seconds after which this process is ended; 0 for never.
+    limit: Cell<u32>,
 }
 
 impl Launcher {
@@ -85,6 +88,7 @@ impl Launcher {
         match op {
             Op::EndAfter(seconds) => {
                 nix::unistd::alarm::set(*seconds);
+                self.limit.set(*seconds);
                 Ok(Ran::Done)
             }
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
@@ -110,6 +114,7 @@ impl Launcher {
                 Ok(Ran::Done)
             }
             Op::Hook { hook, phase, fatal } => {
+                self.prepare_to_end(&format!("hook {hook} ({phase})"));
                 let ran = run::run(hook, phase, &mut io::stderr());
                 let failed = |error| Failure::new(op.step(), &format!("{hook} ({phase})"), &error);
                 match ran.map_err(failed) {
@@ -127,12 +132,25 @@ impl Launcher {
     /// Start and stop hooks: whatever they do, we go on.
     fn command(&self, label: &str, program: &Text, argument: &Text) {
         tell(&mut io::stderr(), &format!("[emperor] running vassal {label}: {program} {argument}"));
+        self.prepare_to_end(&format!("{label} {program}"));
         match run::program(program, argument) {
             Ok(status) => {
                 let code = status.code().unwrap_or(-1);
                 tell(&mut io::stderr(), &format!("[emperor] {argument} {label} returned {code}"));
             }
             Err(error) => self.log(&Failure::new(Step::Command, program, &error).to_string()),
+        }
+    }
+
+    /// What is done next may be ended by the alarm: then the log is to say what it was.
+    fn prepare_to_end(&self, what: &str) {
+        let seconds = self.limit.get();
+        if seconds > 0 {
+            let mut line = Vec::new();
+            tell(&mut line, &format!("[emperor] vassal {} {what} has taken {seconds} s: ended", self.vassal));
+            if let Err(error) = alone::last_words(line) {
+                self.log(&format!("cannot name what is ended when it takes too long: {error}"));
+            }
         }
     }
 

@@ -39,7 +39,8 @@ pub struct LaunchPlan {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Op {
-    /// End after so many seconds, whatever is being done then: SIGALRM, which an exec does not forget.
+    /// End after so many seconds, whatever is being done then: SIGALRM, which an exec does not forget. The last one
+    /// holds; 0 is never.
     EndAfter(u32),
     /// Enter a working directory.
     ChangeDir(Text),
@@ -260,6 +261,8 @@ pub struct SideOrder {
     pub hooks: Vec<Hook>,
     /// `vassals-stop-hook`.
     pub stop_hook: Option<Text>,
+    /// Seconds after which each of these is ended, and with it those that follow.
+    pub each_ends_after: Option<u32>,
 }
 
 impl SideOrder {
@@ -270,12 +273,16 @@ impl SideOrder {
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.push(Op::Environment(self.environment));
         let hooks = self.hooks.into_iter();
-        ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-emperor".into(), fatal: false }));
-        ops.extend(self.stop_hook.map(|program| Op::Command {
+        let hooks = hooks.map(|hook| Op::Hook { hook, phase: "as-emperor".into(), fatal: false });
+        let stop_hook = self.stop_hook.map(|program| Op::Command {
             label: "stop-hook".into(),
             program,
             argument: self.name.clone(),
-        }));
+        });
+        for op in hooks.chain(stop_hook) {
+            ops.extend(self.each_ends_after.map(Op::EndAfter));
+            ops.push(op);
+        }
         ops.push(Op::Exit);
         LaunchPlan { vassal: self.name, config_pipe: false, safe_fds: Vec::new(), ops }
     }
@@ -480,7 +487,10 @@ mod tests {
         let order =
             SideOrder { name: "a.ini".into(), hooks, stop_hook: Some("stop".into()), ..SideOrder::default() };
         let expected = " 1  environment\n 2  command \"logger hello\" (as-emperor, may fail)\n 3  command stop a.ini\n 4  exit\n";
-        assert_eq!(order.plan().to_string(), expected);
+        assert_eq!(order.clone().plan().to_string(), expected);
+        let limited = SideOrder { each_ends_after: Some(9), ..order }.plan();
+        let limits = limited.ops.iter().enumerate().filter(|(_, op)| **op == Op::EndAfter(9));
+        assert_eq!(limits.map(|(place, _)| place).collect::<Vec<_>>(), [1, 3], "each has its own");
     }
 
     #[test]

@@ -445,6 +445,7 @@ fn root_hooks_beside_the_loop_go_on_after_a_failure_and_end_well() {
         environment: vec![("PATH".into(), "/bin:/usr/bin".into()), ("UWSGI_VASSAL_PID".into(), "7".into())],
         hooks: vec![hook("unlink:nowhere"), Hook::exec(OsStr::new("echo $UWSGI_VASSAL_PID"))],
         stop_hook: Some("echo".into()),
+        each_ends_after: None,
     };
     let ended = launch(&order.plan());
     assert_eq!((ended.status, ended.out.as_str()), (Some(0), "7\na.ini\n"), "{ended:#?}");

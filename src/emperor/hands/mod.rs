@@ -233,7 +233,7 @@ impl Hands {
                     Some((Errand::Terms(key, link), ending)) => {
                         events.extend(self.agreed(key, &link, ending, court));
                     }
-                    Some((Errand::Act | Errand::InVain, _)) | None => {}
+                    Some((Errand::Act { .. } | Errand::InVain, _)) | None => {}
                 },
             }
         }

@@ -28,6 +28,8 @@ pub struct SideHooks {
     pub started: Vec<Hook>,
     /// `vassals-stop-hook`: after each end.
     pub stopped: Option<Text>,
+    /// `emperor-hook-timeout`: seconds after which each of them is ended, if it is.
+    pub limit: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -41,8 +43,8 @@ struct Side {
 /// What a process beside the vassals was sent for.
 #[derive(Debug)]
 pub(super) enum Errand {
-    /// To do something; only a failure is worth a line.
-    Act,
+    /// To do something, each part of it within so many seconds; only a failure is worth a line.
+    Act { limit: Option<u32> },
     /// To look at the changed file of this vassal.
     Judge(Key),
     /// To look at what this vassal's file asks for, and to write it down here.
@@ -70,6 +72,9 @@ impl Sides {
     /// Takes note of one that may have ended: what it was sent for, and how it ended.
     pub(super) fn reap(&mut self, place: usize) -> Option<(Errand, Ending)> {
         let side = self.0.get(place)?.as_ref()?;
+        if matches!(side.errand, Errand::Act { .. }) && wait::peek(side.pidfd.as_fd()).is_ok_and(is_overdue) {
+            wait::kill_group(side.pid); // what the hook has started
+        }
         let ending = match wait::reap(side.pidfd.as_fd()) {
             Ok(None) => return None,
             Ok(Some(ending)) => ending,
@@ -80,7 +85,14 @@ impl Sides {
         };
         let side = self.0[place].take()?;
         match (&side.errand, ending) {
-            (Errand::Act, ending) if ending != Ending::Exited(0) => warn!("[emperor] {} {ending}", side.what),
+            (Errand::Act { limit: Some(seconds) }, ending) if is_overdue(Some(ending)) => warn!(
+                "[emperor] {} has been ended after {seconds} s, and what was to follow it did not run: mend it, or \
+                 set emperor-hook-timeout",
+                side.what
+            ),
+            (Errand::Act { .. }, ending) if ending != Ending::Exited(0) => {
+                warn!("[emperor] {} {ending}", side.what)
+            }
             (Errand::Judge(_), Ending::Killed(_)) => {
                 warn!("[emperor] {} came to no end, and nothing is held against it", side.what);
             }
@@ -137,6 +149,7 @@ impl Hands {
             directory: place.map(|place| Text::from(place.path().as_os_str())),
             environment,
             hooks: self.launch.beside.started.clone(),
+            each_ends_after: self.launch.beside.limit,
             ..SideOrder::default()
         };
         self.run_beside(&order.plan(), &format!("the as-emperor hook of {}", vassal.name));
@@ -151,6 +164,7 @@ impl Hands {
             directory: Some(self.launch.vassals_dir.clone()),
             environment,
             stop_hook: Some(hook),
+            each_ends_after: self.launch.beside.limit,
             ..SideOrder::default()
         };
         self.run_beside(&order.plan(), &format!("the stop hook of {name}"));
@@ -228,7 +242,7 @@ impl Hands {
     }
 
     fn run_beside(&mut self, plan: &LaunchPlan, what: &str) {
-        if let Err(cause) = self.try_unheard(plan, what, Errand::Act) {
+        if let Err(cause) = self.try_unheard(plan, what, Errand::Act { limit: self.launch.beside.limit }) {
             error!("[emperor] cannot run {what}: {cause}");
         }
     }
@@ -263,7 +277,7 @@ impl Hands {
             passed: [Some(link), Some(plan.as_fd()), None],
             kept: &[],
             parent_death_signal: 0,
-            own_group: false,
+            own_group: matches!(errand, Errand::Act { .. }),
             new_pid_namespace: false,
         })?;
         self.send(child, what.into(), errand)?;
@@ -279,6 +293,13 @@ impl Hands {
         }
         Ok(())
     }
+}
+
+/// Whether a process has ended because its time was up.
+fn is_overdue(ending: Option<Ending>) -> bool {
+    ending.is_some_and(
+        |ending| matches!(ending, Ending::Killed(signal) if i32::from(signal) == nix::libc::SIGALRM),
+    )
 }
 
 fn own_environment() -> Vec<(Text, Text)> {
