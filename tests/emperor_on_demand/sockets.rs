@@ -21,7 +21,7 @@ fn a_file_that_is_removed_while_the_vassal_waits_is_made_anew_at_the_next_look()
         std::fs::remove_file(&path).expect("removal");
         emperor.signal(Signal::SIGWINCH);
         poll(PATIENCE, || path.exists().then_some(())).expect("a new socket");
-        poll(PATIENCE, || (emperor.lines("made anew").len() == times).then_some(())).expect("a line");
+        poll(PATIENCE, || (emperor.lines("is made anew").len() == times).then_some(())).expect("a line");
     }
     assert_eq!(answer(call(&path)), "ok\n");
     assert_eq!(bed.log().execs("a.ini").len(), 1);
@@ -96,11 +96,13 @@ fn a_vassal_that_names_its_own_socket_is_told_of_and_can_be_activated_again() {
     for life in 1..=3 {
         assert_eq!(answer(call(&path)), "ok\n");
         bed.until("its end", |log| log.of("a.ini", "exit").len() == life);
-        // What uWSGI does at its start: here it is done when it has ended, which leaves the same.
-        std::fs::remove_file(&path).expect("removal");
-        drop(UnixListener::bind(&path).expect("a socket"));
+        // What uWSGI does at its start: here it is done when it has ended, which leaves the same. In one step, because
+        // the emperor looks when it likes: it must find neither no file nor a socket that somebody serves.
+        let other = bed.path("other.sock");
+        drop(UnixListener::bind(&other).expect("a socket"));
+        std::fs::rename(&other, &path).expect("the other in its place");
         emperor.signal(Signal::SIGWINCH);
-        poll(PATIENCE, || (emperor.lines("made anew").len() == life).then_some(())).expect("a line");
+        poll(PATIENCE, || (emperor.lines("is made anew").len() == life).then_some(())).expect("a line");
     }
     let line = emperor.wait_log("binds its own on-demand socket");
     assert!(line.contains("a.ini:3") && line.contains("http-socket"), "{line}");
