@@ -198,6 +198,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         die_together: settings.die_together.unwrap_or(!keeps),
         check_reload: settings.check_reload,
         confinement: settings.confinement,
+        policy: settings.jail_policy,
         beside: settings.beside,
         on_demand: settings.on_demand,
     };

@@ -121,6 +121,8 @@ pub struct Machine {
     commands: bool,
     network: bool,
     sent: Option<Vec<u8>>,
+    /// A file whose text is known, whatever has become of it.
+    known: Option<Arc<(PathBuf, Vec<u8>)>>,
     plugin_folder: Option<PathBuf>,
     /// Standard input can be read once, a configuration more often.
     stdin: Arc<OnceLock<Vec<u8>>>,
@@ -138,9 +140,17 @@ impl Machine {
             commands: false,
             network: false,
             sent: None,
+            known: None,
             plugin_folder: None,
             stdin: Arc::default(),
         }
+    }
+
+    /// With the text of a file that was read before, at this absolute path.
+    #[must_use]
+    pub fn with_text(mut self, path: PathBuf, text: Vec<u8>) -> Self {
+        self.known = Some(Arc::new((path, text)));
+        self
     }
 
     /// Allows `exec://`.
@@ -221,6 +231,9 @@ impl Default for Machine {
 impl World for Machine {
     fn locate(&self, path: &[u8]) -> io::Result<Found> {
         let at = self.at(path);
+        if self.known.as_ref().is_some_and(|known| known.0 == at) {
+            return Ok(Found { path: at, inode: 0 });
+        }
         let resolved = fs::canonicalize(&at)?;
         let meta = fs::symlink_metadata(&at)?;
         if meta.is_symlink() {
@@ -230,7 +243,11 @@ impl World for Machine {
     }
 
     fn read(&self, path: &[u8], most: usize) -> io::Result<Vec<u8>> {
-        let file = Self::open(&self.at(path))?;
+        let path = self.at(path);
+        if let Some(known) = self.known.as_ref().filter(|known| known.0 == path) {
+            return bounded(known.1.as_slice(), most);
+        }
+        let file = Self::open(&path)?;
         if file.metadata()?.is_dir() {
             return Ok(Vec::new());
         }

@@ -3,6 +3,7 @@
 
 pub mod court;
 pub mod hands;
+pub mod jail_policy;
 pub mod listen;
 pub mod log;
 pub mod process;

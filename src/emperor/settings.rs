@@ -15,6 +15,7 @@ use tracing::{Level, warn};
 use super::court::Policy;
 use super::hands::command::{Engine, Templates};
 use super::hands::{Confinement, Demand, OnDemand, SideHooks, TyrantRules};
+use super::jail_policy::{JailPolicy, PolicyError};
 use super::listen;
 use super::log::Form;
 use super::process::ProcessOptions;
@@ -22,6 +23,7 @@ use super::source::SourceOptions;
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Capabilities, Namespaces, Text};
+use crate::vassal::terms;
 use reader::Reader;
 
 /// What an emperor was told to be.
@@ -37,6 +39,8 @@ pub struct Settings {
     pub templates: Templates,
     /// What changes their identity and view.
     pub confinement: Confinement,
+    /// What they are subject to, whatever their files say.
+    pub jail_policy: JailPolicy,
     /// The hooks that run as the emperor when they come and go.
     pub beside: SideHooks,
     /// The hooks that run once, before the first vassal.
@@ -75,6 +79,9 @@ pub enum SettingsError {
     /// A number that is none, or out of range.
     #[error(transparent)]
     Number(#[from] ConfigError),
+    /// A policy that cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Anything else.
     #[error("{place}: {option}: {cause}")]
     Value {
@@ -109,6 +116,7 @@ impl Settings {
             policy,
             templates: read.templates(),
             confinement: read.confinement()?,
+            jail_policy: read.jail_policy()?,
             beside: SideHooks {
                 started: read.hooks([
                     "hook-as-emperor",
@@ -232,6 +240,13 @@ impl Reader<'_> {
             hooks: self.hooks(["hook-as-vassal", "mount-as-vassal", "umount-as-vassal", "exec-as-vassal"])?,
             magic_exec: self.0.flag("emperor-magic-exec"),
         })
+    }
+
+    fn jail_policy(&self) -> Result<JailPolicy, SettingsError> {
+        use terms::Level::{None as Open, Standard, Strict};
+        let levels = [("none", Open), ("standard", Standard), ("strict", Strict)];
+        let level = self.word("vassal-sandbox", &levels)?;
+        Ok(JailPolicy::new(level, self.path("emperor-policy").as_deref().map(Path::new))?)
     }
 
     fn namespaces(&self) -> Result<Namespaces, SettingsError> {

@@ -13,6 +13,7 @@ use super::start::OWN_PROGRAM;
 use super::{Hands, Token, Verdict, judge};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
+use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Program};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::hook::Hook;
@@ -269,7 +270,7 @@ impl Hands {
         let plan = plan.seal()?;
         let (path, arguments) = super::start::launcher();
         let nothing = CStrings::new(Vec::new());
-        let child = self.spawner.spawn(&Program {
+        let program = Program {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &nothing,
             cwd: None,
@@ -279,7 +280,12 @@ impl Hands {
             parent_death_signal: 0,
             own_group: matches!(errand, Errand::Act { .. }),
             new_pid_namespace: false,
-        })?;
+        };
+        let child = match errand {
+            // Without root's rights, the launcher needs ours to become the tenant.
+            Errand::Judge(_) | Errand::Terms(..) => caps::passing_on(|| self.spawner.spawn(&program))??,
+            _ => self.spawner.spawn(&program)?,
+        };
         self.send(child, what.into(), errand)?;
         Ok(())
     }

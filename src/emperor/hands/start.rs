@@ -16,6 +16,7 @@ use super::judge;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
 use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::jail_policy::JailPolicy;
 use crate::emperor::source::{SourceId, VassalName};
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
@@ -69,6 +70,8 @@ pub struct Launch {
     pub check_reload: bool,
     /// What changes their identity or their view; nothing by default.
     pub confinement: Confinement,
+    /// What they are subject to, whatever their files say.
+    pub policy: JailPolicy,
     /// What runs beside them.
     pub beside: SideHooks,
     /// Which of them start on demand.
@@ -132,16 +135,32 @@ impl Hands {
 
     /// Starts a vassal on these terms.
     pub(super) fn spawn_on(&mut self, key: Key, court: &Court, agreement: Agreement) -> Option<Event> {
-        let terms = match agreement {
-            Agreement::Terms(terms) => Some(terms),
-            Agreement::Nothing | Agreement::Later | Agreement::Refused => None,
+        let asked = match agreement {
+            Agreement::Terms(terms) => *terms,
+            Agreement::Nothing | Agreement::Later | Agreement::Refused => Terms::default(),
         };
-        let outcome = self.start(key, court, terms.as_deref());
+        let Some(terms) = self.imposed(key, court, asked) else { return Some(Event::NotStarted(key, false)) };
+        let outcome = self.start(key, court, (!terms.is_nothing()).then_some(&terms));
         if let Event::Started(key, pid) = outcome {
             self.run_start_hooks(key, pid, court);
             self.warn_of_trap(key, court);
         }
         Some(outcome)
+    }
+
+    /// What a vassal asks for, and what the policy imposes on it.
+    fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
+        if self.launch.policy.is_none() {
+            return Some(asked);
+        }
+        let vassal = court.get(key)?;
+        match self.launch.policy.of(base_name(vassal), &vassal.identity) {
+            Ok(policy) => Some(asked.under(&policy)),
+            Err(cause) => {
+                error!("[emperor] vassal {} cannot be started: {cause}", vassal.name);
+                None
+            }
+        }
     }
 
     fn start(&mut self, key: Key, court: &Court, terms: Option<&Terms>) -> Event {

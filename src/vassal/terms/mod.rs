@@ -45,6 +45,19 @@ impl Terms {
         Ok(Self { program, level, left_out })
     }
 
+    /// What a level asks for by itself.
+    #[must_use]
+    pub fn of_level(level: Level) -> Self {
+        Self { level, ..Self::default() }
+    }
+
+    /// The stricter of what a policy and what a vassal's file says, part by part. What only a file can say is the
+    /// file's.
+    #[must_use]
+    pub fn under(self, policy: &Self) -> Self {
+        Self { level: self.level.max(policy.level), ..self }
+    }
+
     /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
@@ -149,6 +162,16 @@ pub enum Level {
     Standard,
     /// In a root of its own that holds only what it names, without a network.
     Strict,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Standard => "standard",
+            Self::Strict => "strict",
+        })
+    }
 }
 
 impl Level {
