@@ -21,6 +21,15 @@ impl ConfigError {
     }
 }
 
+/// How the reading of a text ended early.
+#[derive(Debug)]
+pub(super) enum Failed<E> {
+    /// The taker of pairs said so.
+    Each(E),
+    /// The text is not of this format; where, and why.
+    Syntax(Option<usize>, String),
+}
+
 fn prefix(origin: &Origin) -> String {
     if origin.is_known() { format!("{origin}: ") } else { String::new() }
 }

@@ -3,14 +3,7 @@
 //! Our own, because serde_json can do neither comments nor the place of a member, and keeps the text of numbers only
 //! by a feature that changes it for the whole program. Nothing is built but the pairs of the section.
 
-/// How the reading failed.
-#[derive(Debug)]
-pub(super) enum Failed<E> {
-    /// The taker of pairs said so.
-    Each(E),
-    /// The text is no JSON; where, and why.
-    Syntax(Option<usize>, String),
-}
+use super::error::Failed;
 
 /// Hands the members of the object named `section` to `each`, with the offset of their names.
 pub(super) fn read<E>(

@@ -2,7 +2,7 @@
 
 use super::answers::ReadText;
 use super::engine::Engine;
-use super::error::{Step, Trouble, halt};
+use super::error::{Failed, Halt, Step, Trouble, halt};
 use super::magic::{FileVars, Surroundings, Text};
 use super::model::{Origin, SourceFile, lossy};
 use super::{ini, json, xml, yaml};
@@ -222,12 +222,7 @@ impl Engine<'_> {
                 let result = yaml::read(&text.bytes, section, |at, key, value| {
                     self.push(key, Some(value), lines.origin(at))
                 });
-                let remarks = result.or_else(|failed| match failed {
-                    yaml::Failed::Each(halt) => Err(halt),
-                    yaml::Failed::Syntax(at, why) => {
-                        halt(&text_origin(&mut lines, at, whole), Trouble::Syntax(why))
-                    }
-                })?;
+                let remarks = result.or_else(|failed| end(failed, &mut lines, whole))?;
                 if remarks.stopped.is_some() {
                     self.output.say(&[b"unsupported YAML token 21 in ", section, b" block"]);
                 }
@@ -242,20 +237,10 @@ impl Engine<'_> {
             Format::Json => json::read(&text.bytes, section, |at, key, value| {
                 self.push(key, Some(value), lines.origin(at))
             })
-            .or_else(|failed| match failed {
-                json::Failed::Each(halt) => Err(halt),
-                json::Failed::Syntax(at, text) => {
-                    halt(&text_origin(&mut lines, at, whole), Trouble::Syntax(text))
-                }
-            }),
+            .or_else(|failed| end(failed, &mut lines, whole)),
             Format::Xml => {
                 xml::read(&text.bytes, asked, |at, key, value| self.push(key, Some(value), lines.origin(at)))
-                    .or_else(|failed| match failed {
-                        xml::Failed::Each(halt) => Err(halt),
-                        xml::Failed::Syntax(at, text) => {
-                            halt(&text_origin(&mut lines, at, whole), Trouble::Syntax(text))
-                        }
-                    })
+                    .or_else(|failed| end(failed, &mut lines, whole))
             }
         }
     }
@@ -316,8 +301,13 @@ impl Engine<'_> {
     }
 }
 
-fn text_origin(lines: &mut super::magic::Lines<'_>, at: Option<usize>, whole: &Origin) -> Origin {
-    at.map_or_else(|| whole.clone(), |at| lines.origin(at))
+/// What a reader's end means, with the place of the text where that is known.
+fn end<T>(failed: Failed<Halt>, lines: &mut super::magic::Lines<'_>, whole: &Origin) -> Step<T> {
+    match failed {
+        Failed::Each(halt) => Err(halt),
+        Failed::Syntax(None, why) => halt(whole, Trouble::Syntax(why)),
+        Failed::Syntax(Some(at), why) => halt(&lines.origin(at), Trouble::Syntax(why)),
+    }
 }
 
 /// The variables that do not depend on a file.

@@ -40,4 +40,4 @@ pub use error::{ConfigError, Trouble};
 pub use loader::Loader;
 pub use model::{How, Limits, Origin, Output, Pair, Place, SourceFile, Via, lossy};
 pub use uwsgi::as_uwsgi;
-pub use validate::CAPABILITIES;
+pub use validate::{CAPABILITIES, HOOK_ACTIONS, HOOK_ACTIONS_OF_UWSGI};

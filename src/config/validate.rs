@@ -91,7 +91,7 @@ pub(super) fn hook(value: &[u8]) -> Result<(), String> {
             String::from_utf8_lossy(value)
         ));
     };
-    if ACTIONS.iter().any(|a| a.as_bytes() == action) {
+    if HOOK_ACTIONS.iter().chain(&HOOK_ACTIONS_OF_UWSGI).any(|a| a.as_bytes() == action) {
         return Ok(());
     }
     Err(format!("hook action not found: {}", String::from_utf8_lossy(action)))
@@ -149,8 +149,8 @@ fn is_capability(word: &[u8]) -> bool {
 const NAMESPACES: [&str; 13] =
     ["files", "ipc", "net", "io", "parent", "pid", "ns", "fs", "mount", "mnt", "sysvsem", "uts", "user"];
 
-/// Actions of hooks.
-const ACTIONS: [&str; 38] = [
+/// Actions of hooks that any process can do.
+pub const HOOK_ACTIONS: [&str; 29] = [
     "cd",
     "chdir",
     "mkdir",
@@ -171,25 +171,20 @@ const ACTIONS: [&str; 38] = [
     "unlink",
     "mount",
     "umount",
-    "call",
-    "callret",
-    "callint",
-    "callintret",
     "hostname",
-    "alarm",
-    "rpc",
-    "retryrpc",
     "wait_for_fs",
     "wait_for_file",
     "wait_for_dir",
     "wait_for_socket",
-    "unix_signal",
     "spinningfifo",
     "exit",
     "print",
     "log",
-    "setprocname",
 ];
+
+/// Actions of hooks that only code inside uWSGI can do.
+pub const HOOK_ACTIONS_OF_UWSGI: [&str; 9] =
+    ["call", "callret", "callint", "callintret", "alarm", "rpc", "retryrpc", "unix_signal", "setprocname"];
 
 /// Names of capabilities, in lower case and without `CAP_`; the index is the number. Source: capabilities(7).
 pub const CAPABILITIES: [&str; 41] = [

@@ -4,14 +4,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use std::borrow::Cow;
 
-/// How the reading failed.
-#[derive(Debug)]
-pub(super) enum Failed<E> {
-    /// The taker of pairs said so.
-    Each(E),
-    /// The text is no XML, or not this XML; where, and why.
-    Syntax(Option<usize>, String),
-}
+use super::error::Failed;
 
 /// Hands every pair to `each` with the offset of its element.
 pub(super) fn read<E>(

@@ -7,16 +7,8 @@
 mod scalars;
 mod scanner;
 
+use super::error::Failed;
 use scanner::{Scanner, Token};
-
-/// How the reading failed.
-#[derive(Debug)]
-pub(super) enum Failed<E> {
-    /// The taker of pairs said so.
-    Each(E),
-    /// A token cannot be made; where, and why.
-    Syntax(Option<usize>, String),
-}
 
 /// What is worth knowing about a reading that succeeded.
 #[derive(Debug, Default)]

@@ -3,40 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Action, Awaited, Hook, Kind, Mount, MountFlag, Text, Unmount, Who};
+use crate::config::HOOK_ACTIONS;
 
-/// Every action we perform, for the suggestion after a misspelt one.
-const ACTIONS: &[&str] = &[
-    "cd",
-    "chdir",
-    "mkdir",
-    "putenv",
-    "exec",
-    "safeexec",
-    "create",
-    "creat",
-    "write",
-    "writen",
-    "append",
-    "appendn",
-    "writefifo",
-    "spinningfifo",
-    "unlink",
-    "chmod",
-    "sticky",
-    "chown",
-    "chown2",
-    "mount",
-    "umount",
-    "hostname",
-    "wait_for_fs",
-    "wait_for_file",
-    "wait_for_dir",
-    "wait_for_socket",
-    "exit",
-    "print",
-    "log",
-];
+use super::{Action, Awaited, Hook, Kind, Mount, MountFlag, Text, Unmount, Who};
 
 /// Why the words of a hook are none.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
@@ -164,8 +133,10 @@ fn unknown(name: &str) -> BadHook {
         "rpc" | "retryrpc" => "use exec with a client of that service",
         "alarm" => "use exec with the command that raises it",
         "unix_signal" => "install the handler in the vassal itself",
+        "setprocname" => "set procname in the vassal's own file",
         _ => {
-            let nearest = ACTIONS.iter().min_by_key(|known| distance(name, known)).copied().unwrap_or("exec");
+            let nearest =
+                HOOK_ACTIONS.into_iter().min_by_key(|known| distance(name, known)).unwrap_or("exec");
             return BadHook::Unknown { action: name.to_owned(), nearest };
         }
     };
@@ -306,6 +277,7 @@ fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HOOK_ACTIONS_OF_UWSGI;
 
     fn parsed(text: &str) -> Action {
         Hook::parse(OsStr::new(text)).unwrap().action
@@ -367,11 +339,19 @@ mod tests {
 
     #[test]
     fn what_needs_uwsgi_says_so_and_names_another_way() {
-        for action in
-            ["call", "callret", "callint", "callintret", "rpc", "retryrpc", "alarm", "unix_signal", "ffi"]
-        {
+        for action in HOOK_ACTIONS_OF_UWSGI.into_iter().chain(["ffi"]) {
             let text = refused(&format!("{action}:x"));
             assert!(text.contains("needs uWSGI inside the process: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_other_action_that_a_configuration_may_name_is_one_here() {
+        for action in HOOK_ACTIONS {
+            match Hook::parse(OsStr::new(&format!("{action}:1 2 3"))) {
+                Ok(_) | Err(BadHook::Argument { .. } | BadHook::Flag(_)) => {}
+                Err(other) => panic!("{action}: {other}"),
+            }
         }
     }
 }
