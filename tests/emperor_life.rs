@@ -26,6 +26,17 @@ fn latency(mut act: impl FnMut(&Empire, usize) -> (SystemTime, SystemTime), empi
     median(spans.collect())
 }
 
+/// An empire that is seldom scanned, and fifteen loyal vassals, `n1.ini` and so on.
+fn loyal_ones() -> (Empire, Vec<String>) {
+    let empire = Empire::with(|e| e.opt("emperor-freq", "60"));
+    let names: Vec<_> = (1..=15).map(|n| format!("n{n}.ini")).collect();
+    for name in &names {
+        empire.bed.vassal(name);
+        empire.bed.until("loyal", |log| log.said(name, 17) == 1);
+    }
+    (empire, names)
+}
+
 /// What is noticed by a scan now and then takes about a second; the limit is far from both.
 const SOON: Duration = Duration::from_millis(100);
 
@@ -47,12 +58,7 @@ fn a_new_file_is_started_at_once() {
 
 #[test]
 fn a_changed_file_is_told_at_once() {
-    let empire = Empire::with(|e| e.opt("emperor-freq", "60"));
-    let names: Vec<_> = (1..=15).map(|n| format!("n{n}.ini")).collect();
-    for name in &names {
-        empire.bed.vassal(name);
-        empire.bed.until("loyal", |log| log.said(name, 17) == 1);
-    }
+    let (empire, names) = loyal_ones();
     let span = latency(
         |empire, n| {
             let done = SystemTime::now();
@@ -68,12 +74,7 @@ fn a_changed_file_is_told_at_once() {
 
 #[test]
 fn a_removed_file_is_told_at_once() {
-    let empire = Empire::with(|e| e.opt("emperor-freq", "60"));
-    let names: Vec<_> = (1..=15).map(|n| format!("n{n}.ini")).collect();
-    for name in &names {
-        empire.bed.vassal(name);
-        empire.bed.until("loyal", |log| log.said(name, 17) == 1);
-    }
+    let (empire, names) = loyal_ones();
     let span = latency(
         |empire, n| {
             let name = &names[n - 1];

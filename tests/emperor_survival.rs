@@ -13,18 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use support::Bed;
-use support::emperor::{Builder, Emperor, Kind};
+use support::emperor::{Builder, Kind};
 use support::empire::Empire;
 use support::{PATIENCE, poll, tools};
-
-/// Has the emperor replaced by its program's file; returns when the new one governs.
-fn renew(emperor: &Emperor, bed: &Bed) {
-    let taken = || emperor.lines("taken over from emperor").len();
-    let before = taken();
-    emperor.signal(Signal::SIGUSR2);
-    let done = poll(PATIENCE, || (taken() > before).then_some(()));
-    assert!(done.is_some(), "the emperor was not renewed\n{}", bed.report());
-}
 
 #[test]
 fn a_renewed_emperor_goes_on_where_the_former_was() {
@@ -56,7 +47,7 @@ fn a_renewed_emperor_goes_on_where_the_former_was() {
     let before = facts();
     assert_eq!(before.0.len(), 5);
     for _ in 0..3 {
-        renew(emperor, bed);
+        emperor.renew(bed);
         assert_eq!(facts(), before);
     }
     assert_eq!(emperor.pid(), pid);
@@ -127,7 +118,7 @@ fn a_vassal_of_a_source_that_is_none_any_more_is_stopped() {
         bed.until("both are loyal", |log| log.said(name, 17) == 1);
     }
     ini(&["v"]);
-    renew(&emperor, &bed);
+    emperor.renew(&bed);
     bed.until("b.ini is told to stop", |log| log.heard("b.ini") == ["0"]);
     bed.vassal("a.ini");
     bed.until("a.ini, which has another number now, is told to reload", |log| log.heard("a.ini") == ["1"]);
@@ -171,7 +162,7 @@ fn a_program_that_cannot_take_over_is_refused_with_the_reason_and_nothing_has_ha
     // The next version comes under another inode; it is taken, and goes on.
     fs::remove_file(&program).unwrap();
     bed.install(Path::new(env!("CARGO_BIN_EXE_emperor")), "program");
-    renew(&emperor, &bed);
+    emperor.renew(&bed);
     assert!(emperor.running());
     assert_eq!(bed.log().heard("a.ini"), [""; 0]);
     emperor.stop_politely(&bed);
@@ -199,11 +190,11 @@ fn nothing_is_lost_or_left_behind_by_many_renewals() {
     });
     let Empire { emperor, bed } = &empire;
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", emperor.pid())).unwrap().count();
-    renew(emperor, bed);
+    emperor.renew(bed);
     let before = descriptors();
     let pidfile = fs::read_to_string(bed.path("emperor.pid")).unwrap();
     for _ in 0..20 {
-        renew(emperor, bed);
+        emperor.renew(bed);
     }
     // Some are open for a moment only.
     assert!(descriptors() < before + 5, "{} of {before}", descriptors());
@@ -246,7 +237,7 @@ fn a_socket_that_waits_on_demand_refuses_nobody() {
     }
     assert_eq!(answer(connect("one")), "ok\n");
     for _ in 0..3 {
-        renew(emperor, bed);
+        emperor.renew(bed);
     }
     assert_eq!(answer(connect("one")), "ok\n");
     assert_eq!(bed.log().execs("one.ini").len(), 1);
@@ -325,7 +316,7 @@ fn no_request_is_lost_by_ten_renewals_under_load() {
         .collect();
     for _ in 0..10 {
         let before = asked.load(Ordering::Relaxed);
-        renew(&emperor, &bed);
+        emperor.renew(&bed);
         assert!(poll(PATIENCE, || (asked.load(Ordering::Relaxed) > before + 20).then_some(())).is_some());
     }
     stop.store(true, Ordering::Relaxed);

@@ -9,19 +9,11 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use support::Bed;
-use support::emperor::{Builder, Emperor, Kind};
+use support::emperor::{Builder, Kind};
 use support::{PATIENCE, poll};
 
 const TENANT: u32 = 23_456;
 const RULER: u32 = 23_457;
-
-fn renew(emperor: &Emperor, bed: &Bed) {
-    let taken = || emperor.lines("taken over from emperor").len();
-    let before = taken();
-    emperor.signal(Signal::SIGUSR2);
-    let done = poll(PATIENCE, || (taken() > before).then_some(()));
-    assert!(done.is_some(), "the emperor was not renewed\n{}", bed.report());
-}
 
 fn tenant(bed: &Bed, name: &str) {
     let file = bed.write(".tenant", "[uwsgi]\n");
@@ -44,7 +36,7 @@ fn tenants_go_on(bed: &Bed, emperor: Builder) {
         |pid: i32| ["Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapAmb"].map(|field| status(pid, field));
     let (ruler, first) = (facts(emperor.pid()), facts(bed.started("a.ini", 1)));
     for _ in 0..2 {
-        renew(&emperor, bed);
+        emperor.renew(bed);
         assert_eq!(facts(emperor.pid()), ruler);
     }
     assert_eq!(bed.log().heard("a.ini"), [""; 0]);
@@ -90,7 +82,7 @@ fn root_vassals_that_ran_as_root_do_not_go_on_so_under_a_tyrant() {
     bed.until("it is loyal", |log| log.said("a.ini", 17) == 1);
     assert!(status(bed.started("a.ini", 1), "Uid").starts_with("0 "));
     ini("emperor-tyrant = true\n");
-    renew(&emperor, &bed);
+    emperor.renew(&bed);
     assert!(status(bed.started("a.ini", 2), "Uid").starts_with(&TENANT.to_string()));
     emperor.stop_politely(&bed);
 }

@@ -55,14 +55,7 @@ parity!(
         bed.vassal("a.ini");
         let emperor = Builder::new(&bed, kind).opt("emperor-use-clone", "pid,fs").start();
         bed.until("loyal", |log| log.said("a.ini", 17) == 1);
-        emperor.signal(nix::sys::signal::Signal::SIGHUP);
-        bed.until("told", |log| log.got("a.ini", 1) == 1);
-        bed.remove("v/a.ini");
-        emperor.nudge();
-        bed.until("its end", |log| !log.of("a.ini", "exit").is_empty());
-        let heard = bed.log().heard("a.ini").join(" ");
-        emperor.stop(&bed);
-        heard
+        crate::told::to_reload_and_to_stop(&bed, emperor)
     },
     "1 0"
 );

@@ -86,12 +86,7 @@ fn repointed(kind: Kind, new_age: i64, options: impl Fn(Builder) -> Builder) -> 
     bed.set_age("v/b.ini", 1800);
     emperor.nudge();
     bed.until("the later change", |log| log.got("b.ini", 1) == 1);
-    bed.remove("v/a.ini");
-    emperor.nudge();
-    bed.until("the stop", |log| log.got("a.ini", 0) == 1);
-    let heard = bed.log().heard("a.ini").join(" ");
-    emperor.stop(&bed);
-    heard
+    crate::told::up_to_the_stop(&bed, emperor)
 }
 
 parity!(a_link_to_something_newer, |kind| repointed(kind, 3600, |e| e), "1 0");
@@ -129,12 +124,7 @@ parity!(
         fs::rename(bed.path("link"), bed.path("v/a.ini")).expect("a rename");
         emperor.nudge();
         bed.until("told", |log| log.got("a.ini", 1) > 0);
-        bed.remove("v/a.ini");
-        emperor.nudge();
-        bed.until("the stop", |log| log.got("a.ini", 0) == 1);
-        let heard = bed.log().heard("a.ini").join(" ");
-        emperor.stop(&bed);
-        heard
+        crate::told::up_to_the_stop(&bed, emperor)
     },
     "1 0"
 );

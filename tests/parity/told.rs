@@ -26,6 +26,28 @@ fn fence(bed: &Bed, emperor: &Emperor, times: usize) {
     bed.until("the later reload", |log| log.got("b.ini", 1) == times);
 }
 
+/// What `a.ini` has heard when its file is removed, and then is told to stop.
+pub(crate) fn up_to_the_stop(bed: &Bed, emperor: Emperor) -> String {
+    bed.remove("v/a.ini");
+    emperor.nudge();
+    bed.until("the stop", |log| log.got("a.ini", 0) == 1);
+    let heard = bed.log().heard("a.ini").join(" ");
+    emperor.stop(bed);
+    heard
+}
+
+/// What `a.ini` hears when all are told to reload and its file is removed then. It is loyal, and the emperor is stopped.
+pub(crate) fn to_reload_and_to_stop(bed: &Bed, emperor: Emperor) -> String {
+    emperor.signal(Signal::SIGHUP);
+    bed.until("told", |log| log.got("a.ini", 1) == 1);
+    bed.remove("v/a.ini");
+    emperor.nudge();
+    bed.until("its end", |log| !log.of("a.ini", "exit").is_empty());
+    let heard = bed.log().heard("a.ini").join(" ");
+    emperor.stop(bed);
+    heard
+}
+
 /// What `a.ini` heard after something was done to its file, up to the 0 of its removal; more, if it was
 /// started again.
 fn after(kind: Kind, change: impl Fn(&Bed)) -> String {

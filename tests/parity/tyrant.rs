@@ -246,14 +246,7 @@ parity!(
             return "1 0".to_owned();
         }
         let (bed, emperor) = alices(kind, |e| e);
-        emperor.signal(nix::sys::signal::Signal::SIGHUP);
-        bed.until("told", |log| log.got("a.ini", 1) == 1);
-        bed.remove("v/a.ini");
-        emperor.nudge();
-        bed.until("its end", |log| !log.of("a.ini", "exit").is_empty());
-        let heard = bed.log().heard("a.ini").join(" ");
-        emperor.stop(&bed);
-        heard
+        crate::told::to_reload_and_to_stop(&bed, emperor)
     },
     "1 0"
 );

@@ -190,6 +190,15 @@ impl Emperor {
         self.signal(Signal::SIGWINCH);
     }
 
+    /// Has it replaced by its program's file; returns when the new one governs.
+    pub(crate) fn renew(&self, bed: &Bed) {
+        let taken = || self.lines("taken over from emperor").len();
+        let before = taken();
+        self.signal(Signal::SIGUSR2);
+        let done = poll(PATIENCE, || (taken() > before).then_some(()));
+        assert!(done.is_some(), "the emperor was not renewed\n{}", bed.report());
+    }
+
     /// What it wrote so far.
     pub(crate) fn log(&self) -> String {
         let all = fs::read(self.root.join("emperor.log")).expect("the emperor's log");
