@@ -97,3 +97,16 @@ fn root_a_tenants_command_runs_as_the_tenant_and_its_log_is_opened_with_his_righ
     emperor.wait_log("c.ini cannot be started: c.ini:2: command: a quotation mark is not closed");
     emperor.stop(&bed);
 }
+#[test]
+fn a_policy_that_changes_is_read_again_at_once_and_a_broken_one_changes_nothing() {
+    let bed = Bed::new();
+    let policy = bed.write("policy.ini", "[default]\nsandbox = none\n");
+    let emperor = Builder::new(&bed, Kind::Ours).opt("emperor-policy", &policy).start();
+    bed.write("v/a.ini", format!("[uwsgi]\ncommand = {TELL}\n"));
+    told(&bed, "v/told");
+    fs::write(&policy, "[default]\nsandbox = tight\n").expect("a policy");
+    emperor.wait_log("`none`, `standard` or `strict` is wanted; what it said before stays in force");
+    fs::write(&policy, "[default]\nsandbox = none\n[vassal x*]\nsandbox = strict\n").expect("a policy");
+    emperor.wait_log("is read again; it counts from the next start on");
+    emperor.stop(&bed);
+}

@@ -20,6 +20,7 @@ use tracing::{error, info};
 
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
 use super::hands::{Hands, Launch, Place};
+use super::jail_policy::PolicyWatch;
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::log;
 use super::process::ProcessError;
@@ -104,6 +105,7 @@ struct Reign {
     renewal: Renewal,
     keeps: bool,
     store: Option<Store>,
+    policy_watch: Option<PolicyWatch>,
     /// Vassals of which the store may have to know something new.
     touched: Vec<Key>,
     /// Whether there may be children that are neither vassals nor beside them.
@@ -120,6 +122,7 @@ enum Woken {
     Superior,
     Rehearsal,
     Refusal,
+    Policy,
     Source,
     Visitor(Visitor),
     Time,
@@ -169,6 +172,7 @@ impl Reign {
         if let Some((_, last)) = sources.infos().last() {
             launch.vassals_dir = Text::from(last.cwd.as_os_str());
         }
+        let policy_watch = launch.policy.watch();
         let hands = Hands::new(spawner, launch)?;
         let vassals = Readable::new(hands.readiness()?)?;
         let server = match accession.stats.map(Server::bind).transpose() {
@@ -202,6 +206,7 @@ impl Reign {
             renewal,
             keeps: accession.keeps,
             store: None,
+            policy_watch,
             touched: Vec::new(),
             strays,
         };
@@ -230,7 +235,7 @@ impl Reign {
             self.tell_manager();
             log::flush();
             let timeout = self.next_timeout();
-            let Self { vassals, signals, superior, sources, server, renewal, store, .. } = self;
+            let Self { vassals, signals, superior, sources, server, renewal, store, policy_watch, .. } = self;
             let woken = tokio::select! {
                 biased;
                 result = vassals.ready(), if !busy => { result?; Woken::Vassal }
@@ -239,6 +244,7 @@ impl Reign {
                 result = renewal.heard() => { result?; Woken::Rehearsal }
                 result = refused(store.as_ref()) => { result?; Woken::Refusal }
                 () = sources.hinted() => Woken::Source,
+                () = changed(policy_watch.as_ref()) => Woken::Policy,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 () = until(timeout) => Woken::Time,
                 () = ready(()), if busy => Woken::Vassal,
@@ -248,6 +254,7 @@ impl Reign {
                 Woken::Refusal => self.store.as_mut().map_or((), Store::on_refused),
                 Woken::Signal => self.obey(),
                 Woken::Superior => self.serve(),
+                Woken::Policy => self.hands.policy().refresh(),
                 Woken::Source => self.look(),
                 Woken::Visitor(visitor) => self.show(visitor),
             }
@@ -457,6 +464,13 @@ async fn accept(server: Option<&Server>) -> Visitor {
 async fn refused(store: Option<&Store>) -> io::Result<()> {
     match store {
         Some(store) => store.refused().await,
+        None => pending().await,
+    }
+}
+
+async fn changed(policy: Option<&PolicyWatch>) {
+    match policy {
+        Some(policy) => policy.changed().await,
         None => pending().await,
     }
 }

@@ -148,6 +148,11 @@ impl Hands {
         Some(outcome)
     }
 
+    /// What vassals are subject to, whatever their files say.
+    pub fn policy(&mut self) -> &mut JailPolicy {
+        &mut self.launch.policy
+    }
+
     /// What a vassal asks for, and what the policy imposes on it.
     fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
         if self.launch.policy.is_none() {

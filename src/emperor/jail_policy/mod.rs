@@ -5,6 +5,8 @@
 //! within it in that of the file; what comes later overrides what came before. Only root, or the emperor's own user,
 //! may be able to write the file.
 
+mod watch;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -13,11 +15,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{Limits, Loader, Machine, Mode, lossy};
 use crate::emperor::source::Identity;
 use crate::vassal::terms::{Level, Terms};
+
+pub use watch::PolicyWatch;
 
 /// The policy of an emperor. The default asks nothing of anybody.
 #[derive(Debug, Default)]
@@ -94,20 +98,37 @@ impl JailPolicy {
         Ok(Self { level, file })
     }
 
+    /// A watch on its file, if it has one. Without it a change is noticed when the next vassal starts.
+    #[must_use]
+    pub fn watch(&self) -> Option<PolicyWatch> {
+        let path = &self.file.as_ref()?.path;
+        let watch = PolicyWatch::new(path);
+        let told = |error| {
+            warn!("[emperor] changes of {} are only noticed at the next start: {error}", path.display())
+        };
+        watch.map_err(told).ok()
+    }
+
+    /// Reads a file that has changed again. One that cannot be used leaves what it said before in force.
+    pub fn refresh(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.refresh(self.level);
+        }
+    }
+
     /// Whether nobody is asked anything.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.level == Level::None && self.file.is_none()
     }
 
-    /// What a vassal is subject to. A file that has changed is read again; one that cannot be used any more leaves
-    /// what it said before in force.
+    /// What a vassal is subject to, as the file is now.
     ///
     /// # Errors
     /// [`PolicyError`], when the file changes while it is read.
     pub fn of(&mut self, name: &[u8], identity: &Identity) -> Result<Arc<Terms>, PolicyError> {
+        self.refresh();
         let Some(file) = &mut self.file else { return Ok(Arc::new(Terms::of_level(self.level))) };
-        file.refresh(self.level);
         file.of(self.level, name, identity.uid)
     }
 }
