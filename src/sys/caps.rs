@@ -81,6 +81,41 @@ pub fn ambient() -> io::Result<u64> {
     Ok(set.into_iter().map(|capability| capability.bitmask()).sum())
 }
 
+/// The capabilities that this process may make use of.
+///
+/// # Errors
+/// None in practice.
+pub fn permitted() -> io::Result<u64> {
+    let set = caps::read(None, CapSet::Permitted).map_err(as_io)?;
+    Ok(set.into_iter().map(|capability| capability.bitmask()).sum())
+}
+
+/// What a change of user leaves alone: `PR_SET_KEEPCAPS`. Ends with the next exec.
+///
+/// # Errors
+/// `EPERM` where the secure bits are locked.
+pub fn keep_over_change_of_user() -> io::Result<()> {
+    // SAFETY: two integers.
+    let r = unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Neither user 0 nor a change of user means anything for capabilities any more, here and in all that this process
+/// executes, and nobody can take that back. Source: capabilities(7), "The securebits flags".
+///
+/// From here on a change of user keeps all capabilities: empty the sets by hand.
+///
+/// # Errors
+/// `EPERM` without CAP_SETPCAP.
+pub fn lock_secure_bits() -> io::Result<()> {
+    // SAFETY: two integers.
+    let r = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// NOROOT, NO_SETUID_FIXUP, both locked, and KEEP_CAPS locked. Source: linux/securebits.h.
+const SECURE_BITS: libc::c_ulong = 0b10_1111;
+
 /// Makes the ambient set exactly `bits`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Every `unsafe` block and every raw system call of the program. Imports nothing of ours.
 
 pub mod alone;
+pub mod calls;
 pub mod caps;
 pub mod clock;
 pub mod fds;

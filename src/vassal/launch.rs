@@ -5,7 +5,7 @@
 //! On failure: writes one [`Failure`] to the link and one line to standard error, and ends with the status of
 //! the step. It never goes on after a failed operation, and never executes anything half prepared.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,9 +16,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::hook::run::{self, Ran, tell};
-use super::jail::{identity, namespaces};
+use super::jail::{identity, landlock, namespaces, seccomp};
 use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
-use super::plan::{LaunchPlan, Op, Step, Text};
+use super::plan::{LaunchPlan, Op, Step, Text, Trees};
 use crate::sys::{alone, caps, fds, process};
 
 mod exec;
@@ -37,7 +37,13 @@ pub fn main(args: &[OsString]) -> ExitCode {
     // Before anything is parsed: nothing inherited is passed on, and no variable means anything.
     let clean = fds::cloexec_from(LINK_FD).and_then(|()| alone::clear_environment());
     let link = fds::adopt(LINK_FD).ok();
-    let mut launcher = Launcher { vassal: Text::default(), link, kept: Vec::new(), limit: Cell::new(0) };
+    let mut launcher = Launcher {
+        vassal: Text::default(),
+        link,
+        kept: Vec::new(),
+        limit: Cell::new(0),
+        filter: RefCell::new(None),
+    };
     let ended = clean.map_err(|error| Failure::new(Step::Plan, &"its descriptors and environment", &error));
     match ended.and_then(|()| launcher.run()) {
         Ok(status) => ExitCode::from(status),
@@ -51,6 +57,8 @@ struct Launcher {
     kept: Vec<OwnedFd>,
     /// Seconds after which this process is ended; 0 for never.
     limit: Cell<u32>,
+    /// What comes in force at the very end.
+    filter: RefCell<Option<seccomp::Prepared>>,
 }
 
 impl Launcher {
@@ -66,7 +74,14 @@ impl Launcher {
             self.kept.push(pipe.map_err(failed)?);
         }
         self.kept.extend(plan.safe_fds.into_iter().filter_map(|number| fds::adopt(number).ok()));
-        for op in plan.ops {
+        let mut ops = plan.ops;
+        // While the files and the libraries that answer are still the system's.
+        for op in &mut ops {
+            if let Op::Become(who) = op {
+                who.look_up()?;
+            }
+        }
+        for op in ops {
             match op {
                 Op::Exec(wanted) => return Err(self.exec(wanted)),
                 Op::Exit => return Ok(0),
@@ -106,6 +121,14 @@ impl Launcher {
             Op::SetUser(uid) => done(identity::set_user(*uid), &format!("uid {uid}")),
             Op::DieWithEmperor => done(self.die_with_emperor(), &"parent-death signal"),
             Op::VerifyOwner(file) => done(identity::verify_owner(file), &file.path),
+            Op::Limits(limits) => limits.perform().map(|()| Ran::Done),
+            Op::Become(who) => who.perform().map(|()| Ran::Done),
+            Op::Privilege(privilege) => done(privilege.perform(), privilege),
+            Op::Landlock(trees) => self.enclose(trees).map(|()| Ran::Done),
+            Op::SystemCalls(filter) => {
+                let prepared = filter.prepare().map(|prepared| *self.filter.borrow_mut() = Some(prepared));
+                done(prepared, filter)
+            }
             Op::Environment(entries) => entries.iter().try_fold(Ran::Done, |_, (name, value)| {
                 done(alone::set_variable(name.as_ref(), value.as_ref()), name)
             }),
@@ -154,6 +177,19 @@ impl Launcher {
         }
     }
 
+    fn enclose(&self, trees: &Trees) -> Result<(), Failure> {
+        match landlock::enclose(trees) {
+            Err(error) => Err(Failure::new(Step::Landlock, trees, &error)),
+            Ok(landlock::Wall::Whole | landlock::Wall::Partial) => Ok(()),
+            Ok(landlock::Wall::None) => {
+                self.log(
+                    "goes on without landlock, which this kernel does not have (Linux 5.13, lsm=landlock)",
+                );
+                Ok(())
+            }
+        }
+    }
+
     fn die_with_emperor(&self) -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
         let Some(link) = &self.link else { return Ok(()) };
@@ -179,6 +215,12 @@ impl Launcher {
             return Failure::new(Step::Signals, &"signal mask", &error);
         }
         self.report(&LaunchReport::Launched);
+        // The last of all: what has been done until here, the program need not be allowed to do.
+        if let Some(filter) = self.filter.take()
+            && let Err(error) = filter.apply()
+        {
+            return Failure::new(Step::SystemCalls, &"filter", &error);
+        }
         wanted.exec()
     }
 

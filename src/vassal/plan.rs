@@ -13,6 +13,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
+pub use super::jail::become_user::{Become, Extra, Who};
+pub use super::jail::capabilities::Privilege;
+pub use super::jail::landlock::Trees;
+pub use super::jail::limits::{Granted, Limit, Limits, Processors};
+pub use super::jail::seccomp::{CallFilter, CallSet, Families, Listed, NamespaceKinds};
 use super::link::CONFIG_FD;
 pub use super::step::Step;
 pub use super::text::Text;
@@ -69,6 +74,16 @@ pub enum Op {
     VerifyOwner(OwnedFile),
     /// Append standard output and standard error to this file, which is made if it is not there.
     Log(Text),
+    /// Set what the kernel counts for each process. While root, before the change of identity.
+    Limits(Limits),
+    /// Become somebody else, whose names are looked up before the first operation.
+    Become(Become),
+    /// Give up powers.
+    Privilege(Privilege),
+    /// Reach only these trees from now on.
+    Landlock(Trees),
+    /// Make only some system calls: prepared here, and in force from right before the exec.
+    SystemCalls(CallFilter),
     /// Replace the environment.
     Environment(Vec<(Text, Text)>),
     /// `vassals-start-hook`, `vassals-stop-hook`: run a program, log its status, go on in any case.
@@ -342,6 +357,13 @@ impl Op {
             Self::DieWithEmperor => Step::Emperor,
             Self::VerifyOwner(_) => Step::Owner,
             Self::Log(_) => Step::Log,
+            Self::Limits(_) => Step::Limits,
+            Self::Become(_) => Step::User,
+            Self::Privilege(Privilege::LockSecureBits) => Step::SecureBits,
+            Self::Privilege(Privilege::NoNewPrivileges) => Step::NoNewPrivileges,
+            Self::Privilege(_) => Step::Capabilities,
+            Self::Landlock(_) => Step::Landlock,
+            Self::SystemCalls(_) => Step::SystemCalls,
             Self::Environment(_) => Step::Environment,
             Self::Command { .. } => Step::Command,
             Self::Hook { hook, .. } => match hook.kind {
@@ -382,6 +404,11 @@ impl fmt::Display for Op {
             Self::SetGroups(Groups::Exactly(list)) => write!(f, "groups {list:?}"),
             Self::SetGroups(Groups::OfUser(uid)) => write!(f, "groups of uid {uid}"),
             Self::SetUser(uid) => write!(f, "user {uid}"),
+            Self::Limits(limits) => write!(f, "limits {limits}"),
+            Self::Become(who) => write!(f, "become {who}"),
+            Self::Privilege(privilege) => privilege.fmt(f),
+            Self::Landlock(trees) => write!(f, "landlock {trees}"),
+            Self::SystemCalls(filter) => write!(f, "system-calls {filter}"),
             Self::DieWithEmperor => f.write_str("emperor die with it"),
             Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow, .. }) => {
                 let link = if *nofollow { ", the link itself" } else { "" };

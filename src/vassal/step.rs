@@ -67,14 +67,26 @@ steps! {
     Command = 189, "command", "run the command";
     /// Replacing the supplementary groups.
     Groups = 190, "groups", "set its supplementary groups";
+    /// Enclosing it by Landlock.
+    Landlock = 195, "landlock", "enclose it by landlock";
     /// Entering the working directory.
     ChangeDir = 200, "chdir", "enter its directory";
+    /// Setting the scheduling priority.
+    Nice = 201, "nice", "set its scheduling priority";
     /// Taking or passing on descriptors.
     Descriptors = 202, "descriptors", "hand over its descriptors";
     /// Executing the engine.
     Exec = 203, "exec", "execute its program";
+    /// Resource limits.
+    Limits = 205, "limits", "set its limits";
+    /// Setting how gladly the kernel ends it when memory is short.
+    OomScore = 206, "oom-score", "set its score for when memory is short";
     /// Signal mask and dispositions.
     Signals = 207, "signals", "reset its signals";
+    /// Setting the secure bits.
+    SecureBits = 213, "secure-bits", "lock its secure bits";
+    /// Choosing the processors it runs on.
+    Processors = 215, "cpu-affinity", "choose its processors";
     /// Opening the log.
     Log = 209, "log", "open its log";
     /// Changing the group.
@@ -87,6 +99,10 @@ steps! {
     Session = 220, "session", "leave the emperor's terminal";
     /// Entering fresh namespaces.
     Namespaces = 226, "namespaces", "enter its namespaces";
+    /// Giving up new privileges.
+    NoNewPrivileges = 227, "no-new-privileges", "give up new privileges";
+    /// Filtering system calls.
+    SystemCalls = 228, "system-calls", "filter its system calls";
     /// Leaving the emperor's keyring.
     Keyring = 238, "keyring", "get a keyring of its own";
 }

@@ -3,5 +3,10 @@
 //!
 //! Caller: the launcher only, with a single thread.
 
+pub(super) mod become_user;
+pub(super) mod capabilities;
 pub(super) mod identity;
+pub(super) mod landlock;
+pub(super) mod limits;
 pub(super) mod namespaces;
+pub(super) mod seccomp;
