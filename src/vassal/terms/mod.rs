@@ -6,6 +6,8 @@
 //! knows how the part is read, how an emperor's policy and a tenant's wish become one, and which operations of a
 //! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
 
+mod identity;
+mod privileges;
 mod program;
 mod words;
 
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
+pub use identity::Identity;
+pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
 pub use words::may_ask;
 
