@@ -232,8 +232,9 @@ fn a_socket_that_waits_on_demand_refuses_nobody() {
         stream.read_to_string(&mut text).unwrap();
         text
     };
-    for name in ["one", "two"] {
-        assert!(poll(PATIENCE, || at(name).exists().then_some(())).is_some(), "{}", bed.report());
+    // A file that is there is not enough: until it listens, a socket refuses.
+    for name in ["one.ini", "two.ini"] {
+        emperor.wait_stats("a socket", |_| emperor.stats_of(name).filter(|row| row["on_demand"] != ""));
     }
     assert_eq!(answer(connect("one")), "ok\n");
     for _ in 0..3 {
