@@ -433,6 +433,7 @@ mod tests {
         let tyrant = Policy { tyrant: true, ..Policy::default() };
         let (mut next, actions) = succeed(&stage, tyrant, Adoption { restart: true, ..HERE });
         assert_eq!(actions, [Action::Stop(a, Order::Stop)]);
+        next.pass(s(1));
         assert_eq!(next.die(a).last(), Some(&Action::Spawn(a)));
         assert_eq!(next.state(b), State::Up);
     }

@@ -18,7 +18,7 @@ impl Court {
             State::Up if vassal.is_alive() => self.order_to_stop(key, then, now),
             State::Up | State::Stopping(_) => vassal.state = State::Stopping(then),
             State::Cursed => {} // its death decides
-            _ if then == Then::Forget => self.forget(key),
+            _ if then == Then::Forget => self.forget(key, now),
             _ => {}
         }
     }
@@ -207,6 +207,7 @@ mod tests {
         for (row, (end, then, state)) in rows.into_iter().enumerate() {
             let mut stage = Stage::new(Policy::default());
             let a = stage.up("a");
+            stage.pass(s(1));
             end(&mut stage, a);
             then(&mut stage, a);
             stage.die(a);

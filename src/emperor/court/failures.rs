@@ -178,6 +178,7 @@ mod tests {
     fn a_deliberate_stop_is_no_failure() {
         let mut stage = Stage::new(Policy::default());
         let a = stage.up("a");
+        stage.pass(s(1));
         stage.gone("a");
         stage.file("a", version(1));
         assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
@@ -237,6 +238,51 @@ mod tests {
         assert_eq!((stage.state(a), stage.court.next_timeout()), (State::Resting(Rest::Abandoned), None));
         stage.pass(s(1));
         assert_eq!(stage.file("a", version(2)), [Action::Spawn(a)]);
+    }
+
+    #[test]
+    fn a_file_that_comes_and_goes_is_started_no_more_often_than_one_that_changes() {
+        // How long it lives, and in which state its file goes; each cycle takes 2 ms.
+        for fails in [false, true] {
+            let mut stage = Stage::new(Policy::default());
+            let mut starts = 0;
+            for _ in 0..500 {
+                let mut actions = stage.file("a", version(1));
+                actions.extend(stage.pass(ms(1)));
+                let a = stage.key("a");
+                if actions.contains(&Action::Spawn(a)) {
+                    starts += 1;
+                    stage.start(a);
+                    if fails {
+                        stage.die(a);
+                    }
+                }
+                stage.gone("a");
+                actions = stage.pass(ms(1));
+                if let Some(a) = stage.court.find(&name("a")) {
+                    assert!(!actions.contains(&Action::Spawn(a)));
+                    stage.die(a);
+                }
+            }
+            assert_eq!(starts, 4, "within a second; fails: {fails}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_comes_back_late_or_with_others_is_nobodys_successor() {
+        let mut stage = Stage::new(Policy { max_starting: u32::MAX, ..Policy::default() });
+        for number in 0..1000 {
+            let key = stage.mute(&number.to_string());
+            stage.die(key);
+            stage.gone(&number.to_string());
+        }
+        stage.pass(ms(249));
+        assert_eq!(stage.file("7", version(2)), [], "too soon");
+        stage.file("x", version(1));
+        assert_eq!(stage.state(stage.key("x")), State::Up);
+        assert_eq!(stage.pass(ms(1)), [Action::Spawn(stage.key("7"))]);
+        assert_eq!(stage.file("8", version(2)), [Action::Spawn(stage.key("8"))]);
+        assert!(stage.court.lately.has_no_memory());
     }
 
     #[test]

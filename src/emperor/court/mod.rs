@@ -10,6 +10,7 @@ mod backoff;
 mod crowd;
 mod ends;
 mod failures;
+mod lately;
 mod reign;
 mod reload;
 mod reports;
@@ -241,6 +242,7 @@ pub struct Court {
     vassals: roll::Roll,
     names: HashMap<VassalName, Key>,
     odd: HashMap<VassalName, Odd>,
+    lately: lately::Lately,
     /// The number of the current scan, by source.
     scans: Vec<u32>,
     timers: BinaryHeap<std::cmp::Reverse<(u64, Key)>>,
@@ -289,6 +291,7 @@ impl Court {
             vassals: roll::Roll::default(),
             names: HashMap::new(),
             odd: HashMap::new(),
+            lately: lately::Lately::default(),
             scans: Vec::new(),
             timers: BinaryHeap::new(),
             queue: turns::Turns::default(),

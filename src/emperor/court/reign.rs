@@ -38,7 +38,7 @@ impl Court {
                 for key in self.vassals.keys(|_| true) {
                     match self.vassals.get(key).map(super::Vassal::has_process) {
                         Some(true) => self.stop(key, Then::Forget, now),
-                        Some(false) => self.forget_quietly(key),
+                        Some(false) => self.forget_quietly(key, now),
                         None => {} // a reinforcement that went with its base
                     }
                 }
@@ -66,7 +66,7 @@ impl Court {
         }
         if kills >= LAST_WAIT {
             for key in self.vassals.keys(super::Vassal::is_alive) {
-                self.forget_quietly(key);
+                self.forget_quietly(key, now);
             }
         }
     }
@@ -90,18 +90,19 @@ impl Court {
     }
 
     /// Strikes a vassal off, and says so.
-    pub(super) fn forget(&mut self, key: Key) {
+    pub(super) fn forget(&mut self, key: Key, now: Now) {
         self.say(key, What::Removed);
-        self.forget_quietly(key);
+        self.forget_quietly(key, now);
     }
 
-    pub(super) fn forget_quietly(&mut self, key: Key) {
+    pub(super) fn forget_quietly(&mut self, key: Key, now: Now) {
         self.release(key);
         let Some(vassal) = self.vassals.remove(key) else { return };
         if vassal.zerg.is_some() {
             self.zergs.retain(|zerg| *zerg != key);
         } else {
             self.names.remove(&vassal.name);
+            self.lately.add(&vassal.name, vassal.instance.started, now);
         }
         if vassal.is_alive() {
             self.running -= 1;

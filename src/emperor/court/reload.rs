@@ -305,6 +305,7 @@ mod tests {
     fn one_that_is_idle_before_it_has_read_of_the_change_starts_again() {
         let (mut stage, a) = telling(Policy::default());
         stage.say(a, Word::Idle);
+        stage.pass(s(1));
         assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
     }
 

@@ -4,7 +4,7 @@ use super::vassal::{Rest, State, Then, Vassal};
 use super::{Action, Court, Identity, Key, Now, Odd, Oddity, Reign, Report, SourceId, VassalName, What};
 use std::time::Duration;
 
-/// A vassal that failed and whose file changed may start again, but not more often than this.
+/// A vassal that failed and whose file changed, or whose file was away, may start again, but not more often than this.
 pub(super) const CHANGE_GAP: Duration = Duration::from_millis(250);
 
 impl Court {
@@ -80,11 +80,12 @@ impl Court {
         }
     }
 
-    fn enter(&mut self, vassal: Vassal, now: Now) {
+    fn enter(&mut self, mut vassal: Vassal, now: Now) {
         let name = vassal.name.clone();
+        vassal.instance.started = self.lately.started(&name, now);
         let key = self.vassals.insert(vassal);
         self.names.insert(name, key);
-        self.appear(key, now);
+        self.start_after_gap(key, now);
     }
 
     fn changed(&mut self, key: Key, before: Identity, now: Now) {
@@ -122,14 +123,20 @@ impl Court {
     /// Strikes off a vassal without a process, and enters it as if it had just been found.
     fn enter_anew(&mut self, key: Key, now: Now) {
         let Vassal { name, source, identity, scan, elsewhere, .. } = self.vassals[key].clone();
-        self.forget_quietly(key);
+        self.forget_quietly(key, now);
         self.enter(Vassal { elsewhere, ..Vassal::new(name, source, identity, scan, now) }, now);
     }
 
     /// What a vassal failed for may have been mended: its failures are forgotten.
     fn try_again(&mut self, key: Key, now: Now) {
+        self.vassals[key].pardon();
+        self.start_after_gap(key, now);
+    }
+
+    /// A vassal without a process becomes one that may start, but not sooner after its last start than this: a file
+    /// that changes, or comes and goes, may come and go as fast as its owner can write.
+    pub(super) fn start_after_gap(&mut self, key: Key, now: Now) {
         let vassal = &mut self.vassals[key];
-        vassal.pardon();
         let from = Now { micros: vassal.instance.started, ..now }.after(CHANGE_GAP);
         if vassal.instance.started > 0 && from > now.micros {
             vassal.state = State::Paused;
@@ -243,6 +250,7 @@ mod tests {
         assert_eq!(stage.gone("a"), [Action::Stop(a, Order::Stop), Action::Rescan]);
         assert_eq!(stage.report(Report::Seen(OTHER, name("a"), version(6))), []);
         assert_eq!(stage.gone("a"), [], "that is not its file any more");
+        stage.pass(s(1));
         assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
         assert_eq!(stage.vassal(a).source, OTHER);
     }
@@ -273,6 +281,7 @@ mod tests {
         for tyrant in [false, true] {
             let mut stage = Stage::new(Policy { tyrant, ..Policy::default() });
             let a = stage.loyal("a");
+            stage.pass(s(1));
             let done = stage.file("a", other);
             if tyrant {
                 assert_eq!(done, [Action::Stop(a, Order::Stop)]);

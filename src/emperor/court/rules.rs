@@ -96,7 +96,7 @@ impl Court {
 
     fn failed_to_start(&mut self, key: Key, now: Now) {
         if self.vassals[key].zerg.is_some() {
-            return self.forget(key);
+            return self.forget(key, now);
         }
         self.vassals[key].instance.started = now.micros;
         self.penalise(key, Penalty::Told, now);
@@ -172,11 +172,11 @@ impl Court {
         self.out.push(Action::Ended(vassal.name.clone()));
         if !vassal.present || self.reign != Reign::Lasting {
             self.have_patience();
-            return self.forget(key);
+            return self.forget(key, now);
         }
         match vassal.state {
             State::Stopping(then) => self.has_stopped(key, then, now),
-            _ if vassal.zerg.is_some() => self.forget(key),
+            _ if vassal.zerg.is_some() => self.forget(key, now),
             // Nobody is connected, and it ended in peace: the next connection starts it again.
             _ if vassal.on_demand && vassal.instance.loyal && clean => self.wait_again(key, now),
             _ if vassal.instance.loyal => self.lost_loyal(key, now),
@@ -187,8 +187,8 @@ impl Court {
     /// It has no process any more, on purpose: nobody is to blame.
     fn has_stopped(&mut self, key: Key, then: Then, now: Now) {
         match then {
-            Then::Forget => self.forget(key),
-            Then::Restart => self.appear(key, now),
+            Then::Forget => self.forget(key, now),
+            Then::Restart => self.start_after_gap(key, now),
             Then::Wait => self.wait_again(key, now),
             Then::Rest => self.vassals[key].state = State::Resting(Rest::Idle),
         }
@@ -437,6 +437,7 @@ mod tests {
                 assert_eq!(stage.file("a", version(1)), []);
             }
             assert!(stage.start(a).contains(&Action::Signal(a, Signal::Term)));
+            stage.pass(ms(250));
             let then = if back { Action::Spawn(a) } else { Action::Forget(a, name("a")) };
             assert_eq!(stage.die(a), [Action::Ended(name("a")), then]);
         }
