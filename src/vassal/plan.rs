@@ -20,6 +20,7 @@ pub use super::jail::limits::{Granted, Limit, Limits, Processors};
 pub use super::jail::seccomp::{CallFilter, CallSet, Families, Listed, NamespaceKinds};
 use super::link::CONFIG_FD;
 pub use super::step::Step;
+use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
 pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
 
@@ -170,6 +171,10 @@ pub struct VassalOrder {
     pub capabilities: Option<Capabilities>,
     /// Tyrant mode.
     pub tyrant: Option<Tyrant>,
+    /// Whom a command vassal becomes outside of tyrant mode.
+    pub identity: Option<Identity>,
+    /// What it may do.
+    pub privileges: Privileges,
     /// `emperor-die-together`.
     pub die_with_emperor: bool,
     /// Its complete environment; nothing is inherited.
@@ -222,13 +227,23 @@ impl VassalOrder {
     /// run as the vassal, then the exec.
     #[must_use]
     pub fn plan(self) -> LaunchPlan {
+        let start = match (&self.tyrant, &self.identity) {
+            (None, None) if nix::unistd::geteuid().is_root() => Start::Root,
+            (None, None) => Start::Same,
+            _ => Start::Another,
+        };
+        let privileges = self.privileges;
         let mut ops = Vec::new();
         ops.extend(self.end_after.map(Op::EndAfter));
         ops.extend(self.directory.map(Op::ChangeDir));
+        ops.extend(privileges.first_ops());
         ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
         let rest = Namespaces { pid: false, ..self.namespaces };
         ops.extend((!rest.is_empty()).then_some(Op::Namespaces(rest)));
         ops.extend(self.capabilities.map(|keep| Op::BoundCapabilities(keep.with_setpcap())));
+        // A tenant gets a keyring of his own in any case.
+        let powers = privileges.ops_before_identity(start).into_iter();
+        ops.extend(powers.filter(|op| self.tyrant.is_none() || *op != Op::OwnKeyring));
         // A tenant opens his log with his own rights, root with root's.
         let (log_first, log_last) = if self.tyrant.is_some() { (None, self.log) } else { (self.log, None) };
         ops.extend(log_first.map(Op::Log));
@@ -242,8 +257,10 @@ impl VassalOrder {
                 file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow, emperor })),
             );
         }
+        ops.extend(self.identity.map(|identity| Op::Become(identity.becomes(privileges.ambient))));
         ops.extend(log_last.map(Op::Log));
         ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
+        ops.extend(privileges.ops_after_identity(start, &[], &[]));
         ops.push(Op::Environment(self.environment));
         ops.extend(self.start_hook.map(|program| Op::Command {
             label: "start-hook".into(),
@@ -252,6 +269,7 @@ impl VassalOrder {
         }));
         let hooks = self.hooks.into_iter();
         ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-vassal".into(), fatal: true }));
+        ops.extend(privileges.last_ops());
         ops.push(Op::Exec(self.exec));
         let mut safe_fds = self.safe_fds;
         safe_fds.retain(|number| *number > CONFIG_FD); // the others are what the launcher says they are
@@ -466,6 +484,8 @@ mod tests {
             },
             config_pipe: false,
             log: None,
+            identity: None,
+            privileges: Privileges::default(),
             safe_fds: vec![7, 9, 3, 7],
         }
     }

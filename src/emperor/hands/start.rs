@@ -155,10 +155,20 @@ impl Hands {
 
     /// What a vassal asks for, and what the policy imposes on it.
     fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
+        let vassal = court.get(key)?;
+        let asked = match self.launch.confinement.tyrant {
+            Some(_) => match asked.of_tenant(vassal.identity.uid, vassal.identity.gid) {
+                Ok(asked) => asked,
+                Err(cause) => {
+                    error!("[emperor] vassal {} cannot be started: {cause}", vassal.name);
+                    return None;
+                }
+            },
+            None => asked,
+        };
         if self.launch.policy.is_none() {
             return Some(asked);
         }
-        let vassal = court.get(key)?;
         match self.launch.policy.of(base_name(vassal), &vassal.identity) {
             Ok(policy) => Some(asked.under(&policy)),
             Err(cause) => {
@@ -310,6 +320,8 @@ impl Hands {
             start_hook: confinement.start_hook.clone(),
             hooks: confinement.hooks.clone(),
             exec,
+            identity: terms.and_then(|terms| terms.identity.clone()),
+            privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),
             log: program.and_then(|program| program.log.clone()),
             config_pipe: false,
             safe_fds: launch.safe_fds.clone(),

@@ -26,8 +26,12 @@ pub use words::may_ask;
 pub struct Terms {
     /// `command`; without it the emperor's engine runs the file.
     pub program: Option<Program>,
+    /// As whom a command vassal runs.
+    pub identity: Option<Identity>,
     /// `sandbox`.
     pub level: Level,
+    /// What it may do.
+    pub privileges: Privileges,
     /// What the file says and nobody does.
     pub left_out: Vec<String>,
 }
@@ -46,20 +50,34 @@ impl Terms {
         let program = Program::read(asked)?;
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
         left_out.truncate(MOST_LINES);
-        Ok(Self { program, level, left_out })
+        let identity = if program.is_some() { Identity::read(asked)? } else { None };
+        let privileges = Privileges::read(asked, level)?;
+        Ok(Self { program, identity, level, privileges, left_out })
     }
 
     /// What a level asks for by itself.
     #[must_use]
     pub fn of_level(level: Level) -> Self {
-        Self { level, ..Self::default() }
+        Self { level, privileges: Privileges::level(level), ..Self::default() }
+    }
+
+    /// As a tenant may ask: nothing that gives more than he has.
+    ///
+    /// # Errors
+    /// What he asks for and cannot have: to be somebody else.
+    pub fn of_tenant(self, uid: u32, gid: u32) -> Result<Self, String> {
+        match self.identity.as_ref().and_then(|identity| identity.differs_from(uid, gid)) {
+            Some(why) => Err(why),
+            None => Ok(Self { identity: None, privileges: self.privileges.of_tenant(), ..self }),
+        }
     }
 
     /// The stricter of what a policy and what a vassal's file says, part by part. What only a file can say is the
     /// file's.
     #[must_use]
     pub fn under(self, policy: &Self) -> Self {
-        Self { level: self.level.max(policy.level), ..self }
+        let privileges = self.privileges.joined(&policy.privileges);
+        Self { level: self.level.max(policy.level), privileges, ..self }
     }
 
     /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.
