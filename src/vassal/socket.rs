@@ -6,25 +6,29 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
-    listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage,
+    UnixAddr, bind, getsockname, getsockopt, listen, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
 
+use super::plan::Text;
 use crate::sys::fs_identity::acting_for;
 
 mod file;
 
 use file::within_reach;
-pub use file::{FileRecord, SocketFile, clear_the_way};
+pub use file::{FileRecord, Restored, SocketFile, clear_the_way};
 
 /// Where to listen.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "Written", into = "Written")]
 pub enum Address {
     /// IPv4 or IPv6.
     Tcp(SocketAddr),
@@ -32,6 +36,62 @@ pub enum Address {
     Path(PathBuf),
     /// A name without a file. uWSGI's end in a NUL, and so do ours.
     Abstract(Vec<u8>),
+    /// A name without a file, and without a NUL at its end (`abstract-socket`).
+    BareAbstract(Vec<u8>),
+}
+
+/// How a socket is made, beside its address.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Manner {
+    /// Connections that may wait.
+    pub backlog: u32,
+    /// Mode of its file; what the umask leaves of 0777 if `None`.
+    pub mode: Option<u32>,
+    /// The user and the group that get its file.
+    pub owner: (Option<u32>, Option<u32>),
+    /// SO_REUSEPORT.
+    pub reuse_port: bool,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// SO_KEEPALIVE of its connections.
+    pub keepalive: bool,
+    /// SO_SNDBUF of its connections, bytes.
+    pub send_buffer: Option<u32>,
+    /// SO_RCVBUF of its connections, bytes.
+    pub receive_buffer: Option<u32>,
+}
+
+/// The same as text that survives JSON.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Written {
+    Tcp(SocketAddr),
+    Path(Text),
+    Abstract(Vec<u8>),
+    BareAbstract(Vec<u8>),
+}
+
+impl From<Address> for Written {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Tcp(address) => Self::Tcp(address),
+            Address::Path(path) => Self::Path(path.into_os_string().into()),
+            Address::Abstract(name) => Self::Abstract(name),
+            Address::BareAbstract(name) => Self::BareAbstract(name),
+        }
+    }
+}
+
+impl From<Written> for Address {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Tcp(address) => Self::Tcp(address),
+            Written::Path(path) => Self::Path(path.as_path().into()),
+            Written::Abstract(name) => Self::Abstract(name),
+            Written::BareAbstract(name) => Self::BareAbstract(name),
+        }
+    }
 }
 
 /// Why a text is no address.
@@ -116,7 +176,16 @@ impl Address {
     /// # Errors
     /// socket(2), bind(2), listen(2), unlink(2); [`clear_the_way`].
     pub fn bind(&self, backlog: u32, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Listener> {
+        self.bind_in(&Manner { backlog, mode: Some(mode), ..Manner::default() }, owner)
+    }
+
+    /// The same, in more of a manner. What a user with these rights may not give to another one, it is not given.
+    ///
+    /// # Errors
+    /// As [`Address::bind`]; setsockopt(2), chown(2).
+    pub fn bind_in(&self, manner: &Manner, rights: Option<(u32, u32)>) -> io::Result<Listener> {
         let mut file = None;
+        let bound = |family: AddressFamily, address: &dyn SockaddrLike| bound(family, address, manner);
         let socket = match self {
             Self::Tcp(SocketAddr::V4(address)) => bound(AddressFamily::Inet, &SockaddrIn::from(*address))?,
             Self::Tcp(SocketAddr::V6(address)) => bound(AddressFamily::Inet6, &SockaddrIn6::from(*address))?,
@@ -124,19 +193,68 @@ impl Address {
                 let name = [name, &b"\0"[..]].concat();
                 bound(AddressFamily::Unix, &UnixAddr::new_abstract(&name)?)?
             }
-            Self::Path(path) => acting_for(owner, || {
+            Self::BareAbstract(name) => bound(AddressFamily::Unix, &UnixAddr::new_abstract(name)?)?,
+            Self::Path(path) => acting_for(rights, || {
                 clear_the_way(path)?;
-                let socket = with_mode(mode, || {
+                let socket = with_mode(manner.mode, || {
                     within_reach(path, |path| bound(AddressFamily::Unix, &UnixAddr::new(path)?))
                 })?;
-                file = Some(SocketFile::of(path)?.owned(owner));
+                let made = SocketFile::of(path)?.owned(rights);
+                made.give_to(manner.owner)?; // else it goes again
+                file = Some(made);
                 Ok(socket)
             })?,
         };
-        let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
-        listen(&socket, backlog)?;
+        listen(&socket, depth(manner.backlog))?;
         Ok(Listener { file, socket })
     }
+}
+
+impl Manner {
+    /// Whether a socket made in one manner can be used as if it were made in the other.
+    #[must_use]
+    pub fn binds_as(&self, other: &Self) -> bool {
+        (self.reuse_port, self.freebind) == (other.reuse_port, other.freebind)
+    }
+}
+
+impl Listener {
+    /// Whether clients can be served by it: whoever has had it may have shut it down, for all that have it.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        let hang_up = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let mut asked = [PollFd::new(self.socket.as_fd(), hang_up)];
+        // What poll reports unasked means no good either, and the library does not know the flag.
+        let shut = poll(&mut asked, PollTimeout::ZERO).map_or(true, |events| events > 0);
+        !shut && getsockopt(&self.socket, sockopt::AcceptConn) == Ok(true)
+    }
+
+    /// Goes on in another manner.
+    ///
+    /// # Errors
+    /// listen(2), setsockopt(2), chmod(2), chown(2).
+    pub fn tune(&self, manner: &Manner) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            acting_for(file.owner(), || {
+                file.set_mode(manner.mode)?;
+                file.give_to(manner.owner)
+            })?;
+        }
+        set_options(&self.socket, self.file.is_none(), manner)?;
+        Ok(listen(&self.socket, depth(manner.backlog))?)
+    }
+
+    /// Where it listens; for a port 0 what the kernel has chosen. `None` for a unix socket.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        let address = getsockname::<SockaddrStorage>(self.socket.as_raw_fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
+    }
+}
+
+fn depth(backlog: u32) -> Backlog {
+    Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN)
 }
 
 /// Text for a log line: not too long, and nothing that a terminal would obey.
@@ -154,7 +272,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Path(path) => f.write_str(&shown(path.as_os_str().as_bytes())),
-            Self::Abstract(name) => write!(f, "@{}", shown(name)),
+            Self::Abstract(name) | Self::BareAbstract(name) => write!(f, "@{}", shown(name)),
         }
     }
 }
@@ -168,18 +286,41 @@ pub struct Listener {
     pub socket: OwnedFd,
 }
 
-fn bound(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {
+fn bound(family: AddressFamily, address: &dyn SockaddrLike, manner: &Manner) -> io::Result<OwnedFd> {
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    if family != AddressFamily::Unix {
+    let is_tcp = family != AddressFamily::Unix;
+    if is_tcp {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        if manner.reuse_port {
+            setsockopt(&socket, sockopt::ReusePort, &true)?;
+        }
+        if manner.freebind {
+            setsockopt(&socket, sockopt::IpFreebind, &true)?;
+        }
     }
+    set_options(&socket, is_tcp, manner)?;
     bind(socket.as_raw_fd(), address)?;
     Ok(socket)
 }
 
+/// What connections have from the socket at which they came in. Source: socket(7), tcp(7).
+fn set_options(socket: &OwnedFd, is_tcp: bool, manner: &Manner) -> io::Result<()> {
+    if is_tcp {
+        setsockopt(socket, sockopt::KeepAlive, &manner.keepalive)?;
+    }
+    if let Some(bytes) = manner.send_buffer {
+        setsockopt(socket, sockopt::SndBuf, &usize::try_from(bytes).unwrap_or(usize::MAX))?;
+    }
+    if let Some(bytes) = manner.receive_buffer {
+        setsockopt(socket, sockopt::RcvBuf, &usize::try_from(bytes).unwrap_or(usize::MAX))?;
+    }
+    Ok(())
+}
+
 /// Runs `make`, and a socket's file that it makes has this mode from its first moment: nothing can be put in its place
 /// before it is changed. No other thread of ours makes files.
-fn with_mode<T>(mode: u32, make: impl FnOnce() -> T) -> T {
+fn with_mode<T>(mode: Option<u32>, make: impl FnOnce() -> T) -> T {
+    let Some(mode) = mode else { return make() };
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let made = make();
     umask(before);
