@@ -147,6 +147,37 @@ pub fn adopt_elsewhere(number: RawFd) -> io::Result<OwnedFd> {
     dup_above(there.as_fd(), FIRST_SLOT + RawFd::try_from(SLOTS).unwrap_or(RawFd::MAX))
 }
 
+/// Gives a descriptor a number from `first` on; its old number is free.
+///
+/// # Errors
+/// fcntl(2): `EINVAL` where the limit of descriptors allows none, `EMFILE` where it allows no more.
+pub fn move_above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
+    dup_above(fd.as_fd(), first)
+}
+
+/// Gives a descriptor this very number, which must be free: nobody loses what it has. Its old number is free.
+///
+/// # Errors
+/// `EBUSY` where something is open there; dup3(2), such as `EBADF` beyond the limit of descriptors.
+pub fn move_to(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    if number < FIRST_SLOT || is_open(number) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    place(fd.as_fd(), number)?;
+    // SAFETY: the number was free a moment ago, and the kernel has just filled it, with a copy for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes a descriptor standard input as well.
+///
+/// # Errors
+/// dup2(2).
+pub fn copy_to_stdin(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an open descriptor, and number 0, which belongs to nobody in this program.
+    let r = unsafe { libc::dup2(fd.as_raw_fd(), 0) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Decides whether a program that takes this process's place finds a descriptor open, under the same number.
 ///
 /// # Errors

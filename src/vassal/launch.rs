@@ -23,6 +23,7 @@ use crate::sys::{alone, caps, fds, process};
 
 mod exec;
 mod log;
+mod sockets;
 
 /// Status of a launcher that a person has started by hand.
 const USAGE: u8 = 2;
@@ -40,6 +41,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let mut launcher = Launcher {
         vassal: Text::default(),
         link,
+        pipe: None,
         kept: Vec::new(),
         limit: Cell::new(0),
         filter: RefCell::new(None),
@@ -54,6 +56,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 struct Launcher {
     vassal: Text,
     link: Option<OwnedFd>,
+    pipe: Option<OwnedFd>,
     kept: Vec<OwnedFd>,
     /// Seconds after which this process is ended; 0 for never.
     limit: Cell<u32>,
@@ -71,7 +74,7 @@ impl Launcher {
         if plan.config_pipe {
             let pipe = fds::adopt(CONFIG_FD);
             let failed = |error| Failure::new(Step::Descriptors, &format!("descriptor {CONFIG_FD}"), &error);
-            self.kept.push(pipe.map_err(failed)?);
+            self.pipe = Some(pipe.map_err(failed)?);
         }
         self.kept.extend(plan.safe_fds.into_iter().filter_map(|number| fds::adopt(number).ok()));
         let mut ops = plan.ops;
@@ -85,6 +88,7 @@ impl Launcher {
             match op {
                 Op::Exec(wanted) => return Err(self.exec(wanted)),
                 Op::Exit => return Ok(0),
+                Op::Sockets(passing) => self.pass_on(&passing)?,
                 op => {
                     if let Ran::Exit(status) = self.perform(&op)? {
                         return Ok(status);
@@ -148,7 +152,7 @@ impl Launcher {
                     ran => ran,
                 }
             }
-            Op::Exec(_) | Op::Exit => Ok(Ran::Done), // the end of the list, which is not performed
+            Op::Sockets(_) | Op::Exec(_) | Op::Exit => Ok(Ran::Done), // `run` sees to these
         }
     }
 
@@ -205,7 +209,7 @@ impl Launcher {
     fn exec(&self, wanted: super::plan::Exec) -> Failure {
         let hand_over = || {
             let link = self.link.as_ref().ok_or(Errno::EBADF)?;
-            self.kept.iter().chain([link]).try_for_each(|fd| keep_open(fd.as_fd()))
+            self.kept.iter().chain(&self.pipe).chain([link]).try_for_each(|fd| keep_open(fd.as_fd()))
         };
         let wanted = exec::Prepared::new(wanted);
         if let Err(error) = hand_over() {

@@ -6,6 +6,7 @@ pub mod hook;
 mod jail;
 pub mod launch;
 pub mod link;
+pub mod passing;
 pub mod plan;
 pub mod socket;
 mod step;

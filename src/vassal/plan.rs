@@ -19,6 +19,7 @@ pub use super::jail::landlock::Trees;
 pub use super::jail::limits::{Granted, Limit, Limits, Processors};
 pub use super::jail::seccomp::{CallFilter, CallSet, Families, Listed, NamespaceKinds};
 use super::link::CONFIG_FD;
+pub use super::passing::Passing;
 pub use super::step::Step;
 use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
@@ -105,6 +106,8 @@ pub enum Op {
         /// Whether a failure ends the launch; otherwise it is only logged.
         fatal: bool,
     },
+    /// Put listening sockets where the program looks for them, and say so in its environment. After that.
+    Sockets(Passing),
     /// Become the engine.
     Exec(Exec),
     /// End with status 0.
@@ -183,6 +186,8 @@ pub struct VassalOrder {
     pub start_hook: Option<Text>,
     /// `hook-as-vassal`, then `mount-`, `umount-` and `exec-as-vassal`, each in the order of the configuration.
     pub hooks: Vec<Hook>,
+    /// The listening sockets that it is given.
+    pub sockets: Option<Passing>,
     /// The engine.
     pub exec: Exec,
     /// Where standard output and standard error go, if not to the emperor's log.
@@ -269,6 +274,7 @@ impl VassalOrder {
         }));
         let hooks = self.hooks.into_iter();
         ops.extend(hooks.map(|hook| Op::Hook { hook, phase: "as-vassal".into(), fatal: true }));
+        ops.extend(self.sockets.map(Op::Sockets));
         ops.extend(privileges.last_ops());
         ops.push(Op::Exec(self.exec));
         let mut safe_fds = self.safe_fds;
@@ -383,6 +389,7 @@ impl Op {
             Self::Landlock(_) => Step::Landlock,
             Self::SystemCalls(_) => Step::SystemCalls,
             Self::Environment(_) => Step::Environment,
+            Self::Sockets(_) => Step::Descriptors,
             Self::Command { .. } => Step::Command,
             Self::Hook { hook, .. } => match hook.kind {
                 Kind::Hook => Step::Hook,
@@ -440,6 +447,7 @@ impl fmt::Display for Op {
             Self::Hook { hook, phase, fatal } => {
                 write!(f, "{} {hook} ({phase}{})", self.step().name(), if *fatal { "" } else { ", may fail" })
             }
+            Self::Sockets(passing) => write!(f, "descriptors {passing}"),
             Self::Exec(exec) => {
                 f.write_str("exec")?;
                 let or = |n| if n == 0 { "" } else { " or" };
@@ -477,6 +485,13 @@ mod tests {
             environment: vec![("UWSGI_EMPEROR_FD".into(), "3".into())],
             start_hook: Some("/bin/start".into()),
             hooks: vec![hook("!putenv:KEY=1"), Hook::exec(OsStr::new("true"))],
+            sockets: Some(Passing {
+                numbers: vec![20, 21],
+                names: vec!["http-socket".into(), "socket".into()],
+                addresses: vec!["127.0.0.1:80".into(), "/run/a.sock".into()],
+                stdin: Some(1),
+                silent: true,
+            }),
             exec: Exec {
                 programs: vec!["mine".into(), "/usr/bin/uwsgi".into()],
                 args: vec!["--ini".into(), "a.ini".into()],
@@ -509,7 +524,8 @@ mod tests {
 14  command /bin/start a.ini
 15  hook --- PRIVATE HOOK --- (as-vassal)
 16  command \"true\" (as-vassal)
-17  exec mine or /usr/bin/uwsgi
+17  descriptors 3 is http-socket 127.0.0.1:80, 4 is socket /run/a.sock, standard input is socket 1, no LISTEN_FDS
+18  exec mine or /usr/bin/uwsgi
       --ini
       a.ini
       (exec://a.ini if executable)

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -92,19 +92,39 @@ pub(crate) fn launch(plan: &LaunchPlan) -> Ended {
 
 /// Starts `program` with `args` and the launcher's, with link, plan, config pipe and a stray descriptor 9.
 pub(crate) fn launch_by(program: &str, args: &[&str], plan: &LaunchPlan) -> Ended {
+    launch_with(program, args, plan, &[])
+}
+
+/// The same, with further descriptors, each at a number.
+pub(crate) fn launch_with(
+    program: &str,
+    args: &[&str],
+    plan: &LaunchPlan,
+    others: &[(BorrowedFd<'_>, i32)],
+) -> Ended {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let sealed: OwnedFd = plan.seal().unwrap();
     let null = fs::File::open("/dev/null").unwrap();
-    let sources = [theirs.as_raw_fd(), sealed.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+    let fixed = [theirs.as_raw_fd(), sealed.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+    let mut sources: Vec<_> = fixed.into_iter().zip([3, 4, 5, 9]).collect();
+    // As from an emperor, whose spawner leaves nothing open that the plan does not name.
+    sources.retain(|(_, number)| match number {
+        5 => others.is_empty() || plan.config_pipe,
+        9 => others.is_empty() || plan.safe_fds.contains(&9),
+        _ => true,
+    });
+    sources.extend(others.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)));
     let mut command = Command::new(program);
     command.args(args).args(["vassal", "--plan"]).env("LEAK", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: system calls only between fork and exec, on the child's own table, in which no owner runs.
     unsafe {
         command.pre_exec(move || {
-            let high = sources.map(|fd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 50));
-            for (fd, wanted) in high.into_iter().zip([3, 4, 5, 9]) {
-                if libc::dup2(fd, wanted) < 0 {
+            for (fd, _) in &mut sources {
+                *fd = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 100);
+            }
+            for (fd, wanted) in &sources {
+                if libc::dup2(*fd, *wanted) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
             }

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod bed;
+mod sockets;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -319,6 +319,7 @@ impl Hands {
             environment,
             start_hook: confinement.start_hook.clone(),
             hooks: confinement.hooks.clone(),
+            sockets: None,
             exec,
             identity: terms.and_then(|terms| terms.identity.clone()),
             privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),

@@ -9,6 +9,7 @@
 mod identity;
 mod privileges;
 mod program;
+pub mod sockets;
 mod words;
 
 use serde::{Deserialize, Serialize};
