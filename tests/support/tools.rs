@@ -20,6 +20,11 @@ pub(crate) fn idler() -> PathBuf {
     compiled("idler", include_str!("idler.c"), &options)
 }
 
+/// The asker, as compiled: one program without libraries, so that it starts in any view of the system.
+pub(crate) fn asker() -> PathBuf {
+    compiled("asker", include_str!("asker.c"), &["-static", "-pthread"])
+}
+
 /// Compiles under a name that the source decides. Two test programs may do so at the same time: each writes
 /// a file of its own, and the rename that comes last wins with the same bytes.
 fn compiled(name: &str, source: &str, options: &[&str]) -> PathBuf {
