@@ -138,8 +138,8 @@ fn a_wall_of_landlock_leaves_only_what_is_named_and_signals_nobody_outside() {
         attempts.push(format!("read={}", path.join("r").display()));
         attempts.push(format!("write={}", path.join("w").display()));
     }
-    let mut outside = bystander();
-    attempts.push(format!("signal={}", outside.id()));
+    let outside = Bystander::new();
+    attempts.push(format!("signal={}", outside.0.id()));
     let attempts: Vec<&str> = attempts.iter().map(String::as_str).collect();
     let program = super::asker();
     let home = program.parent().unwrap();
@@ -157,20 +157,29 @@ fn a_wall_of_landlock_leaves_only_what_is_named_and_signals_nobody_outside() {
         let scoped = landlock != Landlock::No && landlock_version() >= 6;
         assert_eq!(signalled, if scoped { EPERM } else { 0 }, "{landlock:?}");
     }
-    drop(outside.stdin.take());
-    outside.wait().unwrap();
 }
 
-/// A process of the user as whom [`launch_unprivileged`] launches; it ends with its standard input.
-fn bystander() -> Child {
-    let mut command = Command::new("cat");
-    if nix::unistd::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
+/// A process of the user as whom [`launch_unprivileged`] launches.
+struct Bystander(Child);
+
+impl Bystander {
+    fn new() -> Self {
+        let mut command = Command::new("cat");
+        if nix::unistd::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
 }
 
-fn landlock_version() -> i64 {
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take()); // which ends it
+        let _ = self.0.wait();
+    }
+}
+
+pub(super) fn landlock_version() -> i64 {
     // SAFETY: a null pointer of no size and the flag LANDLOCK_CREATE_RULESET_VERSION only ask for a number.
     unsafe { nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, 1) }
 }

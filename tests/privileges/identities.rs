@@ -103,9 +103,13 @@ fn limits_and_priorities_are_those_of_the_plan_and_a_tenants_are_never_more() {
         umask: Some(0o27),
         ..Limits::default()
     };
-    let asked = ["status", "read=/proc/self/oom_score_adj"];
+    let asked = ["status", "limits", "oom-score", "nice"];
     let Some(ended) = launch_unprivileged(&plan(vec![Op::Limits(limits)], &asked)) else { return };
     assert_eq!(ended.told("Umask:"), "0027");
+    let files = ended.told("Max open files");
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>(), ["40", "50", "files"]);
+    let answers = answers(&ended);
+    assert_eq!((answers["oom-score"], answers["nice"]), (700, 5));
     let low = Limits { nice: Some(Granted::by_root(-5)), ..Limits::default() };
     let failed = launch_unprivileged(&plan(vec![Op::Limits(low)], &[])).unwrap().failure();
     assert_eq!((failed.0, failed.1.as_str()), (Step::Nice, "nice -5"));

@@ -13,6 +13,7 @@ mod tools;
 
 mod filters;
 mod identities;
+mod programs;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,7 +65,7 @@ fn launch_unprivileged(plan: &LaunchPlan) -> Option<Ended> {
     }
     let setpriv = on_path("setpriv")?;
     let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", emperor];
-    let reachable = std::process::Command::new(&setpriv).args(&as_nobody).arg("--version").output();
+    let reachable = std::process::Command::new(&setpriv).args(as_nobody).arg("--version").output();
     if !reachable.is_ok_and(|output| output.status.success()) {
         println!("skipped: the built program cannot be executed by nobody");
         return None;

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -128,15 +129,20 @@ static long ask(const char *what) {
 	return -1;
 }
 
+static void show(const char *path) {
+	char line[4096];
+	FILE *f = fopen(path, "r");
+	while (f && fgets(line, sizeof line, f)) fputs(line, stdout);
+	if (f) fclose(f);
+}
+
 int main(int argc, char **argv) {
 	int fd = mkstemp(here);
 	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "status")) {
-			char line[4096];
-			FILE *f = fopen("/proc/self/status", "r");
-			while (f && fgets(line, sizeof line, f)) fputs(line, stdout);
-			continue;
-		}
+		if (!strcmp(argv[i], "status")) { show("/proc/self/status"); continue; }
+		if (!strcmp(argv[i], "limits")) { show("/proc/self/limits"); continue; }
+		if (!strcmp(argv[i], "oom-score")) { printf("oom-score "); show("/proc/self/oom_score_adj"); continue; }
+		if (!strcmp(argv[i], "nice")) { printf("nice %d\n", getpriority(PRIO_PROCESS, 0)); continue; }
 		if (!strcmp(argv[i], "secure-bits")) { printf("secure-bits %d\n", prctl(PR_GET_SECUREBITS)); continue; }
 		errno = 0;
 		long answer = ask(argv[i]);
