@@ -52,6 +52,19 @@ pub fn limit_to(bits: u64) -> io::Result<()> {
     caps::set(None, CapSet::Permitted, &wanted).map_err(as_io)
 }
 
+/// Keeps of the capabilities only `bits`, as far as they are permitted now, and lets none pass an exec. Works with an
+/// empty bounding set, which lets nothing become inheritable.
+///
+/// # Errors
+/// `EPERM` for a capability that is not permitted.
+pub fn keep_for_ourselves(bits: u64) -> io::Result<()> {
+    let wanted = to_set(bits);
+    caps::clear(None, CapSet::Ambient).map_err(as_io)?;
+    caps::clear(None, CapSet::Inheritable).map_err(as_io)?;
+    caps::set(None, CapSet::Effective, &wanted).map_err(as_io)?;
+    caps::set(None, CapSet::Permitted, &wanted).map_err(as_io)
+}
+
 /// Runs `start`, and what it executes keeps our capabilities, also where we are not root. For starting a launcher
 /// that has to change its user; nothing else may have them.
 ///

@@ -125,6 +125,24 @@ pub fn cloexec_from(first: RawFd) -> io::Result<()> {
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor of this process, also those that something here owns. Only for a process that never uses
+/// one again, and ends without running anybody's `Drop`; where the kernel is older than Linux 5.9, they stay open.
+pub fn close_all() {
+    // SAFETY: integers; the caller never touches a descriptor again, so that no owner meets a stranger's number.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+}
+
+/// Takes ownership of a descriptor that came with a message: `SCM_RIGHTS` of unix(7).
+///
+/// # Panics
+/// For a number that is no descriptor's, which the kernel never sends.
+#[must_use]
+pub fn received(number: RawFd) -> OwnedFd {
+    assert!(number >= 0 && is_open(number), "descriptor {number} was not received");
+    // SAFETY: it is open (just asked); the kernel has made it for the receiver of the message, who calls this once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
 /// Takes ownership of an open descriptor that was handed to this process under a known number.
 ///
 /// # Errors

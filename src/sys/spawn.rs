@@ -120,7 +120,8 @@ impl Spawner {
 
     /// Starts `program` and waits until it runs.
     ///
-    /// The child has an empty signal mask, SIGPIPE ignored and every other signal at its default.
+    /// The child has an empty signal mask, but for the first process of a pid namespace, which has all signals blocked;
+    /// SIGPIPE is ignored and every other signal at its default.
     ///
     /// # Errors
     /// [`SpawnError`]; no process is left behind then.
@@ -256,6 +257,10 @@ impl Task<'_> {
             }
             let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
             libc::sigemptyset(none.as_mut_ptr());
+            if self.program.new_pid_namespace {
+                // The kernel drops what process 1 neither blocks nor handles; the launcher takes it from here.
+                libc::sigfillset(none.as_mut_ptr());
+            }
             check(libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()).into(), Step::Prepare)
         }
     }

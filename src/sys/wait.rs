@@ -71,6 +71,40 @@ fn wait(pidfd: BorrowedFd<'_>, how: libc::c_int) -> io::Result<Option<Ending>> {
     Ok(Some(if info.si_code == libc::CLD_EXITED { Ending::Exited(number) } else { Ending::Killed(number) }))
 }
 
+/// Reaps some child that has ended, with its process id; `None` if all live. Only for a process whose children are
+/// nobody else's business, such as process 1.
+///
+/// # Errors
+/// `ECHILD`: there is no child. Source: wait(2).
+pub fn reap_any() -> io::Result<Option<(i32, Ending)>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid out-pointer for the duration of the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ if libc::WIFSIGNALED(status) => Ok(Some((pid, Ending::Killed(byte(libc::WTERMSIG(status)))))),
+        _ => Ok(Some((pid, Ending::Exited(byte(libc::WEXITSTATUS(status)))))),
+    }
+}
+
+/// Waits for one of these signals, which must be blocked, and takes it. Its number may be a real-time signal's.
+///
+/// # Errors
+/// `EINTR`: this process was stopped and goes on. Source: sigwaitinfo(2).
+pub fn next_signal(signals: &nix::sys::signal::SigSet) -> io::Result<i32> {
+    // SAFETY: a valid set, and no wish to know more than the number.
+    let number = unsafe { libc::sigwaitinfo(signals.as_ref(), std::ptr::null_mut()) };
+    if number < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
+}
+
+/// Sends a signal of any number to a child; to one that has ended, nothing is sent.
+pub fn hand_on(child: i32, number: i32) {
+    // SAFETY: two integers. The caller has not reaped the child, so the id is nobody else's.
+    unsafe { libc::kill(child, number) };
+}
+
 /// How a process that is not our child has ended; `None` while it lives.
 fn look(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ending>> {
     let mut ready = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
