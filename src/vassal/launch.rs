@@ -16,7 +16,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::hook::run::{self, Ran, tell};
-use super::jail::{identity, landlock, namespaces, seccomp};
+use super::init;
+use super::jail::{identity, landlock, namespaces, root, seccomp, view};
 use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
 use super::plan::{LaunchPlan, Op, Step, Text, Trees};
 use crate::sys::{alone, caps, fds, process};
@@ -79,9 +80,12 @@ impl Launcher {
         self.kept.extend(plan.safe_fds.into_iter().filter_map(|number| fds::adopt(number).ok()));
         let mut ops = plan.ops;
         // While the files and the libraries that answer are still the system's.
+        let changes_view = ops.iter().any(|op| matches!(op, Op::View(_) | Op::Root(_)));
         for op in &mut ops {
-            if let Op::Become(who) = op {
-                who.look_up()?;
+            match op {
+                Op::Become(who) => who.look_up()?,
+                Op::SetGroups(groups) if changes_view => identity::look_up(groups)?,
+                _ => {}
             }
         }
         for op in ops {
@@ -116,6 +120,23 @@ impl Launcher {
                 done(namespaces::be_first_process(), &format!("process {}", std::process::id()))
             }
             Op::Namespaces(wanted) => namespaces::enter(*wanted).map(|()| Ran::Done),
+            Op::Isolate(wanted) => namespaces::isolate(*wanted).map(|()| Ran::Done),
+            Op::View(scene) => view::build(scene).map(|()| Ran::Done),
+            Op::Init(wanted) => {
+                let link = self.link.as_ref().map(AsFd::as_fd);
+                done(init::leave_behind(*wanted, link), &"process 1")
+            }
+            Op::OwnUsers(users) => match namespaces::own_users(*users) {
+                // With an errno, it is outside of it still.
+                Err(error) if users.best_effort && error.raw_os_error().is_some() => {
+                    let failure = Failure::new(op.step(), &format!("uid {}", users.uid), &error);
+                    self.log(&format!("goes on without a user namespace: {failure}"));
+                    Ok(Ran::Done)
+                }
+                entered => done(entered, &format!("uid {}", users.uid)),
+            },
+            Op::JoinNamespaces(path) => done(root::join(path), path),
+            Op::Root(wanted) => done(root::change(wanted), wanted),
             Op::BoundCapabilities(keep) => done(caps::bound(keep.bits()), &format!("bounding set {keep}")),
             Op::Undumpable => done(identity::become_undumpable(), &"dumpable"),
             Op::OwnKeyring => done(process::own_keyring(), &"session keyring"),

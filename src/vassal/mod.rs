@@ -3,6 +3,7 @@
 
 pub mod engine;
 pub mod hook;
+mod init;
 mod jail;
 pub mod launch;
 pub mod link;

@@ -13,10 +13,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
+pub use super::init::Init;
 pub use super::jail::become_user::{Become, Extra, Who};
 pub use super::jail::capabilities::Privilege;
 pub use super::jail::landlock::Trees;
 pub use super::jail::limits::{Granted, Limit, Limits, Processors};
+pub use super::jail::namespaces::{Isolation, Users};
+pub use super::jail::root::NewRoot;
+pub use super::jail::scene;
 pub use super::jail::seccomp::{CallFilter, CallSet, Families, Listed, NamespaceKinds};
 use super::link::CONFIG_FD;
 pub use super::passing::Passing;
@@ -55,6 +59,19 @@ pub enum Op {
     PidNamespace,
     /// Enter fresh namespaces; a user namespace gets its id map and our id becomes 0 in it.
     Namespaces(Namespaces),
+    /// Enter the fresh namespaces of a view; its mounts are cut off from the host's.
+    Isolate(Isolation),
+    /// Lay out what the vassal sees of the file system. After [`Op::Isolate`] with mounts.
+    View(scene::Scene),
+    /// Become the child of process 1, which stays behind as a reaper. After everything that process 1 is to see as the
+    /// vassal sees it.
+    Init(Init),
+    /// Enter a user namespace in which only the vassal's own user exists. Before the identity changes.
+    OwnUsers(Users),
+    /// Join the namespaces that a `setns-socket` offers.
+    JoinNamespaces(Text),
+    /// Change the root directory: `chroot`, `pivot-root`.
+    Root(NewRoot),
     /// Leave only these in the bounding set.
     BoundCapabilities(Capabilities),
     /// Become nobody else's prey while privileges are mixed: no ptrace, no core dump, /proc entries root's.
@@ -372,6 +389,12 @@ impl Op {
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
+            Self::Isolate(_) => Step::Namespaces,
+            Self::View(_) => Step::View,
+            Self::Init(_) => Step::Init,
+            Self::OwnUsers(_) => Step::UserNamespace,
+            Self::JoinNamespaces(_) => Step::JoinNamespaces,
+            Self::Root(_) => Step::Root,
             Self::BoundCapabilities(_) | Self::Undumpable => Step::Capabilities,
             Self::OwnKeyring => Step::Keyring,
             Self::LeaveTerminal => Step::Session,
@@ -420,6 +443,18 @@ impl fmt::Display for Op {
             Self::Log(path) => write!(f, "log {path}"),
             Self::PidNamespace => f.write_str("pid-namespace"),
             Self::Namespaces(set) => write!(f, "namespaces {set}"),
+            Self::Isolate(set) => write!(f, "namespaces of its own: {set}"),
+            Self::View(scene) => write!(f, "view {scene}"),
+            Self::Init(init) => {
+                f.write_str("init stays as process 1")?;
+                f.write_str(if init.die_with_emperor { ", and dies with the emperor" } else { "" })
+            }
+            Self::OwnUsers(users) => {
+                write!(f, "user-namespace of uid {} alone", users.uid)?;
+                f.write_str(if users.best_effort { ", if possible" } else { "" })
+            }
+            Self::JoinNamespaces(path) => write!(f, "setns {path}"),
+            Self::Root(root) => write!(f, "root {root}"),
             Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
             Self::Undumpable => f.write_str("capabilities not dumpable, not traceable"),
             Self::OwnKeyring => f.write_str("keyring of its own"),

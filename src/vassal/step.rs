@@ -69,6 +69,12 @@ steps! {
     Groups = 190, "groups", "set its supplementary groups";
     /// Enclosing it by Landlock.
     Landlock = 195, "landlock", "enclose it by landlock";
+    /// Joining namespaces that somebody else offers.
+    JoinNamespaces = 197, "setns", "join the namespaces that it is given";
+    /// Forking off the vassal from its process 1.
+    Init = 198, "init", "leave a reaper behind as its process 1";
+    /// Laying out what it sees of the file system.
+    View = 199, "view", "lay out its view of the file system";
     /// Entering the working directory.
     ChangeDir = 200, "chdir", "enter its directory";
     /// Setting the scheduling priority.
@@ -83,6 +89,8 @@ steps! {
     OomScore = 206, "oom-score", "set its score for when memory is short";
     /// Signal mask and dispositions.
     Signals = 207, "signals", "reset its signals";
+    /// Changing the root directory.
+    Root = 210, "root", "change its root directory";
     /// Setting the secure bits.
     SecureBits = 213, "secure-bits", "lock its secure bits";
     /// Choosing the processors it runs on.
@@ -97,6 +105,8 @@ steps! {
     Capabilities = 218, "capabilities", "limit its capabilities";
     /// Leaving the emperor's session.
     Session = 220, "session", "leave the emperor's terminal";
+    /// Getting a network of its own ready.
+    Network = 225, "network", "bring up the loopback device of its network";
     /// Entering fresh namespaces.
     Namespaces = 226, "namespaces", "enter its namespaces";
     /// Giving up new privileges.

@@ -13,6 +13,7 @@ use nix::unistd::{
 use super::super::link::Failure;
 use super::super::plan::{Groups, OwnedFile, Step, Text};
 use crate::sys::caps;
+use crate::sys::fs_identity::acting_for;
 
 /// From here on nobody but root may trace this process, read its memory or open its /proc entries; until the
 /// exec, which starts afresh.
@@ -51,6 +52,17 @@ pub(in super::super) fn set_groups(groups: &Groups) -> Result<(), Failure> {
     setgroups(&list).map_err(|errno| failed(format!("{} groups", list.len()), errno.into()))
 }
 
+/// Looks up the groups of a user while the system's own files say what they are: in a view that a tenant has a word
+/// in, so would the tenant, and its libraries would be loaded for it.
+pub(in super::super) fn look_up(groups: &mut Groups) -> Result<(), Failure> {
+    if let Groups::OfUser(uid) = groups {
+        let found = groups_of(*uid);
+        let failed = |error| Failure::new(Step::Groups, &format!("groups of uid {uid}"), &error);
+        *groups = Groups::Exactly(found.map_err(failed)?.into_iter().map(Gid::as_raw).collect());
+    }
+    Ok(())
+}
+
 fn groups_of(uid: u32) -> io::Result<Vec<Gid>> {
     let unknown = || io::Error::new(io::ErrorKind::NotFound, "the system knows no such user");
     let user = User::from_uid(Uid::from_raw(uid))?.ok_or_else(unknown)?;
@@ -73,10 +85,18 @@ pub(in super::super) fn set_user(uid: u32) -> io::Result<()> {
 
 /// The file, opened as the engine will find it, belongs to whom the emperor thought when it decided, and only its
 /// owner or root can lead the engine to another one by a link.
+///
+/// Before the user changes, it is looked at with the owner's rights; in a user namespace without root it must be, where
+/// root's links would look like anybody's.
 pub(in super::super) fn verify_owner(file: &OwnedFile) -> io::Result<()> {
     if file.uid == 0 || file.gid == 0 {
         return Err(not_root());
     }
+    let who = nix::unistd::geteuid().is_root().then_some((file.uid, file.gid));
+    acting_for(who, || looks_right(file))
+}
+
+fn looks_right(file: &OwnedFile) -> io::Result<()> {
     links_are_trusted(file)?;
     let link = if file.nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() };
     // O_PATH: the owner may not be allowed to read it, which is the engine's concern.

@@ -9,4 +9,8 @@ pub(super) mod identity;
 pub(super) mod landlock;
 pub(super) mod limits;
 pub(super) mod namespaces;
+mod path;
+pub(super) mod root;
+pub mod scene;
 pub(super) mod seccomp;
+pub(super) mod view;

@@ -1,5 +1,6 @@
 //! Fresh namespaces.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -10,10 +11,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Uid, getegid, geteuid, setuid};
+use serde::{Deserialize, Serialize};
 
 use super::super::link::Failure;
 use super::super::plan::{Namespaces, Step};
-use crate::sys::alone;
+use crate::sys::{alone, loopback};
 
 /// Whether the spawner has cloned us into a pid namespace, as the plan wants: the vassal is process 1 there.
 pub(in super::super) fn be_first_process() -> io::Result<()> {
@@ -46,27 +48,142 @@ pub(in super::super) fn enter(wanted: Namespaces) -> Result<(), Failure> {
     Ok(())
 }
 
-fn as_user_namespace_root(enter: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    // By descriptor: our process id need not be the one that this /proc knows us by.
+/// Namespaces of a view: one call makes them all, and before anything else happens in them the mounts are cut off
+/// from the host's.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Isolation {
+    /// Mounts.
+    pub mounts: bool,
+    /// System V and POSIX message queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Names of control groups: its own is the root.
+    pub cgroup: bool,
+    /// A network: only a loopback device, which is brought up.
+    pub net: bool,
+}
+
+impl Isolation {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those of either.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            mounts: self.mounts || other.mounts,
+            ipc: self.ipc || other.ipc,
+            uts: self.uts || other.uts,
+            cgroup: self.cgroup || other.cgroup,
+            net: self.net || other.net,
+        }
+    }
+
+    fn parts(self) -> [(bool, &'static str, CloneFlags); 5] {
+        [
+            (self.mounts, "mount", CloneFlags::CLONE_NEWNS),
+            (self.ipc, "ipc", CloneFlags::CLONE_NEWIPC),
+            (self.uts, "uts", CloneFlags::CLONE_NEWUTS),
+            (self.cgroup, "cgroup", CloneFlags::CLONE_NEWCGROUP),
+            (self.net, "net", CloneFlags::CLONE_NEWNET),
+        ]
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let given: Vec<_> = self.parts().iter().filter(|(on, ..)| *on).map(|(_, word, _)| *word).collect();
+        f.write_str(&given.join(","))
+    }
+}
+
+/// Enters them.
+pub(in super::super) fn isolate(wanted: Isolation) -> Result<(), Failure> {
+    let failed = |step, object: &str, error: io::Error| Failure::new(step, &object, &error);
+    let flags = wanted
+        .parts()
+        .iter()
+        .filter(|(on, ..)| *on)
+        .fold(CloneFlags::empty(), |all, (_, _, flag)| all | *flag);
+    unshare(flags).map_err(|errno| failed(Step::Namespaces, &wanted.to_string(), errno.into()))?;
+    if wanted.mounts {
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        let made = mount(None::<&str>, "/", None::<&str>, private, None::<&str>);
+        made.map_err(|errno| failed(Step::Namespaces, "propagation of /", errno.into()))?;
+    }
+    if wanted.net {
+        loopback::bring_up().map_err(|error| failed(Step::Network, "lo", error))?;
+    }
+    Ok(())
+}
+
+/// A user namespace in which only the vassal's own user exists, and no group is root's.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Users {
+    /// The user.
+    pub uid: u32,
+    /// Whether the vassal is started without it where the machine does not allow it.
+    pub best_effort: bool,
+}
+
+/// Enters it. Everything that was entered before belongs to the host's users, and stays out of reach for whoever has
+/// privileges in here; nobody has the number of root.
+pub(in super::super) fn own_users(wanted: Users) -> io::Result<()> {
+    if wanted.uid == 0 {
+        return Err(io::Error::other(
+            "root cannot be the only user of a user namespace; name another by `uid`",
+        ));
+    }
+    let groups: String = identity_map("/proc/self/gid_map")?.lines().filter_map(without_root).collect();
+    map_from_outside(|| Ok(unshare(CloneFlags::CLONE_NEWUSER)?), &format!("{0} {0} 1", wanted.uid), &groups)
+}
+
+/// A line of an identity map, without the number 0.
+fn without_root(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+    let (first, _, count) = (words.next()?, words.next()?, words.next()?);
+    let cut = u64::from(first == 0);
+    let (first, count) = (first + cut, count.checked_sub(cut).filter(|count| *count > 0)?);
+    Some(format!("{first} {first} {count}\n"))
+}
+
+/// `/proc/self`, by descriptor: our process id need not be the one that this /proc knows us by.
+fn own_proc() -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let proc = open("/proc/self", flags, Mode::empty())?;
+    Ok(open("/proc/self", flags, Mode::empty())?)
+}
+
+/// Only a process outside may map more than one id, and only after we are inside.
+fn map_from_outside(enter: impl FnOnce() -> io::Result<()>, users: &str, groups: &str) -> io::Result<()> {
+    let proc = own_proc()?;
+    let (go, wait) = io::pipe().map(|(read, write)| (write, read))?;
+    let Some(mapper) = alone::fork()? else {
+        drop(go);
+        std::process::exit(i32::from(map_when_told(wait, &proc, users, groups).is_err()));
+    };
+    drop(wait);
+    let entered = enter().and_then(|()| (&go).write_all(b"."));
+    drop(go);
+    let mapped = waitpid(mapper, None)?;
+    entered?;
+    if matches!(mapped, WaitStatus::Exited(_, 0)) {
+        return Ok(());
+    }
+    Err(io::Error::other("its id maps could not be written"))
+}
+
+fn as_user_namespace_root(enter: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if geteuid().is_root() {
         let (users, groups) = (identity_map("/proc/self/uid_map")?, identity_map("/proc/self/gid_map")?);
-        // Only a process outside may map more than one id, and only after we are inside.
-        let (go, wait) = io::pipe().map(|(read, write)| (write, read))?;
-        let Some(mapper) = alone::fork()? else {
-            drop(go);
-            std::process::exit(i32::from(map_when_told(wait, &proc, &users, &groups).is_err()));
-        };
-        drop(wait);
-        let entered = enter().and_then(|()| (&go).write_all(b"."));
-        drop(go);
-        let mapped = waitpid(mapper, None)?;
-        entered?;
-        if !matches!(mapped, WaitStatus::Exited(_, 0)) {
-            return Err(io::Error::other("its id maps could not be written"));
-        }
+        map_from_outside(enter, &users, &groups)?;
     } else {
+        let proc = own_proc()?;
         let (users, groups) = (format!("0 {} 1", geteuid()), format!("0 {} 1", getegid()));
         enter()?;
         write_at(&proc, "setgroups", "deny")?; // user_namespaces(7): or the group map may not be written
@@ -100,4 +217,17 @@ fn write_maps(proc: &OwnedFd, users: &str, groups: &str) -> io::Result<()> {
 fn write_at(proc: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
     let fd = openat(proc, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     File::from(fd).write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_cut_off_a_map() {
+        assert_eq!(without_root("0 0 4294967295").as_deref(), Some("1 1 4294967294\n"));
+        assert_eq!(without_root("1000 1000 10").as_deref(), Some("1000 1000 10\n"));
+        assert_eq!(without_root("0 0 1"), None);
+        assert_eq!(without_root("x"), None);
+    }
 }
