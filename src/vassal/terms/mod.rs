@@ -10,6 +10,7 @@ mod identity;
 mod privileges;
 mod program;
 pub mod sockets;
+pub mod view;
 mod words;
 
 use serde::{Deserialize, Serialize};
