@@ -32,6 +32,7 @@ const ROOMS: &[Room] = &[
             "vassal::link",
             "vassal::terms",
             "vassal::socket",
+            "vassal::terms",
             "zerg::wire",
             "config",
             "sys",

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::Failure;
 use crate::config::{self, Config, Limits, Loader, Machine, Mode, Pair, options};
+use crate::emperor::cgroup::GroupRules;
 use crate::emperor::hands::Launch;
 use crate::emperor::hands::command::Environment;
 use crate::emperor::log;
@@ -201,6 +202,11 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         policy: settings.jail_policy,
         beside: settings.beside,
         on_demand: settings.on_demand,
+        groups: GroupRules {
+            policy: settings.resources,
+            families: settings.policy.broodlord > 0,
+            tree: GroupRules::tree_of(&settings.sources, &cwd),
+        },
     };
     let accession = Accession {
         sources: settings.sources,

@@ -1,6 +1,7 @@
 //! The emperor: decides which vassals run, and supervises them.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod court;
 pub mod hands;
 pub mod jail_policy;

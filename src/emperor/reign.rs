@@ -115,6 +115,10 @@ struct Reign {
 /// Signals to end that come so close together are one.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
+/// How long vassals' control groups are looked at for one document. Those that this does not suffice for are the next
+/// one's first, and stand there as they were seen last.
+const MEASURING: Duration = Duration::from_millis(20);
+
 /// What the loop was woken by.
 enum Woken {
     Vassal,
@@ -443,10 +447,16 @@ impl Reign {
         }
     }
 
-    fn show(&self, visitor: Visitor) {
+    fn show(&mut self, visitor: Visitor) {
+        self.hands.measure(MEASURING);
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
-        let document =
-            stats::document(&self.itself, &sources, &self.court, &|key| self.hands.on_demand_address(key));
+        let document = stats::document(
+            &self.itself,
+            &sources,
+            &self.court,
+            &|key| self.hands.on_demand_address(key),
+            &|key| self.hands.usage(key),
+        );
         if let Some(server) = &self.server {
             server.served(document.len());
         }

@@ -23,7 +23,8 @@ use super::source::SourceOptions;
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Capabilities, Namespaces, Text};
-use crate::vassal::terms;
+use crate::vassal::terms::cgroup::ResourceTerms;
+use crate::vassal::terms::{self, Asked, TermsError};
 use reader::Reader;
 
 /// What an emperor was told to be.
@@ -47,6 +48,8 @@ pub struct Settings {
     pub at_start: Vec<Hook>,
     /// Which vassals start on demand.
     pub on_demand: OnDemand,
+    /// What no vassal takes more of than this.
+    pub resources: ResourceTerms,
     /// `emperor-wrapper`.
     pub wrapper: Option<OsString>,
     /// `binary-path`.
@@ -82,6 +85,9 @@ pub enum SettingsError {
     /// A policy that cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// One of those that vassals' files have, too.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
     /// Anything else.
     #[error("{place}: {option}: {cause}")]
     Value {
@@ -113,6 +119,7 @@ impl Settings {
             sources: read.paths("emperor"),
             source_options: read.source_options()?,
             on_demand: read.on_demand(policy.max_starting),
+            resources: read.resources(policy.tyrant)?,
             policy,
             templates: read.templates(),
             confinement: read.confinement()?,
@@ -278,6 +285,11 @@ impl Reader<'_> {
                 Err(SettingsError::Value { place: origin.clone(), option, cause: cause.to_string() })
             }
         }
+    }
+
+    fn resources(&self, tyrant: bool) -> Result<ResourceTerms, SettingsError> {
+        let policy = ResourceTerms::policy(Asked(self.0))?;
+        Ok(if tyrant { policy.above_tenants() } else { policy })
     }
 
     fn on_demand(&self, at_once: u32) -> OnDemand {

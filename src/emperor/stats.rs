@@ -8,6 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
+use super::cgroup::Usage;
 use super::court::{Court, Key, Vassal};
 use super::source::SourceInfo;
 
@@ -30,13 +31,15 @@ pub struct Itself {
     pub minified: bool,
 }
 
-/// Writes the document. `on_demand` tells the address of a vassal's on-demand socket.
+/// Writes the document. `on_demand` tells the address of a vassal's on-demand socket, `usage` what its control group
+/// uses, if it has one.
 #[must_use]
 pub fn document<'a>(
     itself: &'a Itself,
     sources: &'a [&'a SourceInfo],
     court: &'a Court,
     on_demand: &'a dyn Fn(Key) -> &'a str,
+    usage: &'a dyn Fn(Key) -> Option<&'a Usage>,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(512 + court.len() * 448);
     let document = Document {
@@ -48,7 +51,7 @@ pub fn document<'a>(
         emperor: Arguments(sources),
         emperor_tyrant: itself.tyrant.into(),
         throttle_level: 0,
-        vassals: Vassals { court, sources, on_demand },
+        vassals: Vassals { court, sources, on_demand, usage },
         blacklist: Blacklist(court),
     };
     let written = if itself.minified {
@@ -89,6 +92,7 @@ struct Vassals<'a> {
     court: &'a Court,
     sources: &'a [&'a SourceInfo],
     on_demand: &'a dyn Fn(Key) -> &'a str,
+    usage: &'a dyn Fn(Key) -> Option<&'a Usage>,
 }
 
 impl Serialize for Vassals<'_> {
@@ -97,7 +101,8 @@ impl Serialize for Vassals<'_> {
         for (key, vassal) in self.court.vassals() {
             let source = self.sources.get(usize::from(vassal.source.0));
             let monitor = source.map_or("", |source| &source.argument);
-            sequence.serialize_element(&Row::new(vassal, monitor, (self.on_demand)(key)))?;
+            let (on_demand, usage) = ((self.on_demand)(key), (self.usage)(key));
+            sequence.serialize_element(&Row::new(vassal, monitor, on_demand, usage))?;
         }
         sequence.end()
     }
@@ -126,10 +131,13 @@ struct Row<'a> {
     gid: u32,
     monitor: &'a str,
     respawns: u32,
+    /// Only of a vassal that has a group: uWSGI's row has no such key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<&'a Usage>,
 }
 
 impl<'a> Row<'a> {
-    fn new(vassal: &'a Vassal, monitor: &'a str, on_demand: &'a str) -> Self {
+    fn new(vassal: &'a Vassal, monitor: &'a str, on_demand: &'a str, cgroup: Option<&'a Usage>) -> Self {
         let instance = &vassal.instance;
         Self {
             id: String::from_utf8_lossy(vassal.name.as_bytes()),
@@ -152,6 +160,7 @@ impl<'a> Row<'a> {
             gid: vassal.identity.gid,
             monitor,
             respawns: vassal.respawns,
+            cgroup,
         }
     }
 }
@@ -259,7 +268,7 @@ mod tests {
         let source = SourceInfo { argument: "/srv".into(), cwd: "/srv".into() };
         let itself =
             Itself { version: "1", pid: 2, uid: 0, gid: 0, cwd: "/".into(), tyrant: true, minified: false };
-        let text = String::from_utf8(document(&itself, &[&source], &court, &|_| "")).unwrap();
+        let text = String::from_utf8(document(&itself, &[&source], &court, &|_| "", &|_| None)).unwrap();
         assert!(text.starts_with("{\n\t\"version\":\"1\",\n\t\"pid\":2,"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["vassals"][0]["id"], "a\"\n\u{fffd}.ini");

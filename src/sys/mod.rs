@@ -3,6 +3,7 @@
 pub mod alone;
 pub mod calls;
 pub mod caps;
+pub mod cgroup;
 pub mod clock;
 pub mod fds;
 pub mod fs_identity;

@@ -14,6 +14,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "spawn/into_no_group.rs")]
+mod into_group;
+
 use super::fds::{FIRST_SLOT, Reserved, SLOTS};
 use super::process::DescriptorLimit;
 
@@ -60,6 +63,20 @@ pub struct Program<'a> {
     pub own_group: bool,
     /// Whether the child is the first process of a new pid namespace. clone(2), `CLONE_NEWPID`.
     pub new_pid_namespace: bool,
+    /// The control groups that the child is in before its first instruction.
+    pub groups: Groups<'a>,
+}
+
+/// Control groups to start in: one of version 2, and any number of version 1. None by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Groups<'a> {
+    /// The directory of the group of version 2. Where the kernel clones into a group the child never was elsewhere:
+    /// clone3(2), `CLONE_INTO_CGROUP`, Linux 5.7.
+    pub directory: Option<BorrowedFd<'a>>,
+    /// Its `cgroup.procs`, open for writing: the child enters by itself where it cannot be cloned there.
+    pub procs: Option<BorrowedFd<'a>>,
+    /// The `cgroup.procs` of groups of version 1.
+    pub legacy: &'a [OwnedFd],
 }
 
 /// One program to try.
@@ -89,6 +106,9 @@ pub enum SpawnError {
     /// The child could not enter its directory.
     #[error("cannot enter its directory")]
     Directory(#[source] io::Error),
+    /// The child could not be made in its control group, or not enter it.
+    #[error("cannot enter its control group")]
+    Group(#[source] io::Error),
     /// None of the programs could be executed; the error is that of the last one that exists.
     #[error("cannot execute")]
     Exec(#[source] io::Error),
@@ -104,6 +124,8 @@ pub struct Spawner {
     stack: Stack,
     limit: Option<DescriptorLimit>,
     pid: i32,
+    /// Whether the kernel clones into control groups, as far as we know.
+    clones_into_groups: bool,
 }
 
 const STDIN_SLOT: RawFd = FIRST_SLOT + 3;
@@ -115,7 +137,7 @@ impl Spawner {
     /// No memory for the children's stack.
     pub fn new(reserved: Reserved, limit: Option<DescriptorLimit>) -> io::Result<Self> {
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
-        Ok(Self { reserved, stack: Stack::new()?, limit, pid })
+        Ok(Self { reserved, stack: Stack::new()?, limit, pid, clones_into_groups: into_group::KNOWN })
     }
 
     /// Starts `program` and waits until it runs.
@@ -137,13 +159,19 @@ impl Spawner {
             self.reserved.put(STDIN_SLOT, fd).map_err(SpawnError::NoProcess)?;
             last = STDIN_SLOT;
         }
-        let mut task = Task { program, last, limit: self.limit, parent: self.pid, failure: None };
+        let enters =
+            program.groups.procs.filter(|_| program.groups.directory.is_none() || !self.clones_into_groups);
+        let mut task = Task { program, enters, last, limit: self.limit, parent: self.pid, failure: None };
         let child = self.clone_and_run(&mut task);
         for slot in FIRST_SLOT..=last {
             // A slot that cannot be emptied now is overwritten by the next spawn.
             let _ = self.reserved.clear(slot);
         }
-        let child = child.map_err(SpawnError::NoProcess)?;
+        let child = child.map_err(|error| match error.raw_os_error() {
+            // Removed, frozen, a threaded one: the machine is not short of anything.
+            Some(libc::ENODEV | libc::EBUSY | libc::EOPNOTSUPP | libc::EACCES) => SpawnError::Group(error),
+            _ => SpawnError::NoProcess(error),
+        })?;
         let Some((step, errno)) = task.failure else { return Ok(child) };
         use std::os::fd::AsFd;
         // The child is in its exit; its status says nothing, and nobody else could have reaped it.
@@ -151,34 +179,56 @@ impl Spawner {
         let error = io::Error::from_raw_os_error(errno);
         Err(match step {
             Step::Directory => SpawnError::Directory(error),
+            Step::Group => SpawnError::Group(error),
             Step::Exec => SpawnError::Exec(error),
             Step::Prepare => SpawnError::Prepare(error),
         })
     }
 
     fn clone_and_run(&mut self, task: &mut Task<'_>) -> io::Result<Child> {
-        let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
-        let namespace = if task.program.new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
-        let flags = shared | namespace | libc::SIGCHLD;
-        let mut pidfd: RawFd = -1;
         let everything = nix::sys::signal::SigSet::all();
         let before = everything.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
-        // SAFETY: the stack is ours, used by one child at a time, and we are suspended (CLONE_VFORK) until the
-        // child has left our memory; `task` outlives that. The child only makes system calls (see `child`).
-        let pid = unsafe {
-            libc::clone(child, self.stack.top(), flags, ptr::from_mut(task).cast(), &raw mut pidfd)
+        let mut result = match task.program.groups.directory {
+            Some(group) if self.clones_into_groups => into_group::clone(&self.stack, task, group),
+            _ => clone(&self.stack, task),
         };
-        let result = if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) };
+        if self.clones_into_groups
+            && task.program.groups.directory.is_some()
+            && let Err(error) = &result
+            && matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG))
+        {
+            // An older kernel, or a filter that does not know the call.
+            self.clones_into_groups = false;
+            task.enters = task.program.groups.procs;
+            result = clone(&self.stack, task);
+        }
         before.thread_set_mask()?;
-        let pid = result?;
-        // SAFETY: the kernel has just stored this descriptor there, for us.
-        Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+        result
     }
+}
+
+/// What every child shares with us until it has exec'ed, and how we know it.
+const SHARED: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
+
+fn clone(stack: &Stack, task: &mut Task<'_>) -> io::Result<Child> {
+    let namespace = if task.program.new_pid_namespace { libc::CLONE_NEWPID } else { 0 };
+    let flags = SHARED | namespace | libc::SIGCHLD;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: the stack is ours, used by one child at a time, and we are suspended (CLONE_VFORK) until the
+    // child has left our memory; `task` outlives that. The child only makes system calls (see `child`).
+    let pid = unsafe { libc::clone(child, stack.top(), flags, ptr::from_mut(task).cast(), &raw mut pidfd) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just stored this descriptor there, for us.
+    Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
 /// What the child needs, in our memory, which it shares.
 struct Task<'a> {
     program: &'a Program<'a>,
+    /// The group of version 2 that the child enters by itself.
+    enters: Option<BorrowedFd<'a>>,
     last: RawFd,
     limit: Option<DescriptorLimit>,
     parent: i32,
@@ -188,6 +238,7 @@ struct Task<'a> {
 #[derive(Clone, Copy)]
 enum Step {
     Prepare,
+    Group,
     Directory,
     Exec,
 }
@@ -213,6 +264,12 @@ impl Task<'_> {
         // SAFETY: integers and pointers to live data only; the descriptor table is the child's own from the first
         // call on, and every other setting is per process.
         unsafe {
+            // First of all: what is done for the child counts as the child's. `0` is who writes it.
+            let own = self.enters.iter().map(AsRawFd::as_raw_fd);
+            for procs in own.chain(self.program.groups.legacy.iter().map(AsRawFd::as_raw_fd)) {
+                let written = libc::write(procs, c"0".as_ptr().cast(), 1);
+                check(libc::c_long::try_from(written).unwrap_or(-1), Step::Group)?;
+            }
             check(libc::syscall(libc::SYS_close_range, first_closed, u32::MAX, how), Step::Prepare)?;
             if self.program.stdin.is_some() {
                 check(libc::dup2(STDIN_SLOT, 0).into(), Step::Prepare)?;
@@ -304,6 +361,10 @@ impl Stack {
             libc::mmap(ptr::null_mut(), STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { base }) }
+    }
+
+    fn base(&self) -> *mut libc::c_void {
+        self.base
     }
 
     fn top(&self) -> *mut libc::c_void {

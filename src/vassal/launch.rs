@@ -17,7 +17,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::hook::run::{self, Ran, tell};
 use super::init;
-use super::jail::{identity, landlock, namespaces, root, seccomp, view};
+use super::jail::{cgroup, identity, landlock, namespaces, root, seccomp, view};
 use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
 use super::plan::{LaunchPlan, Op, Step, Text, Trees};
 use crate::sys::{alone, caps, fds, process};
@@ -114,6 +114,7 @@ impl Launcher {
                 self.limit.set(*seconds);
                 Ok(Ran::Done)
             }
+            Op::EnterGroups(groups) => cgroup::enter(groups).map(|()| Ran::Done),
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
             Op::Log(path) => done(log::append_to(path.as_path()), path),
             Op::PidNamespace => {

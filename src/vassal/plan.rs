@@ -25,6 +25,7 @@ pub use super::jail::seccomp::{CallFilter, CallSet, Families, Listed, NamespaceK
 use super::link::CONFIG_FD;
 pub use super::passing::Passing;
 pub use super::step::Step;
+use super::terms::cgroup::NamedGroups;
 use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
 pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
@@ -53,6 +54,8 @@ pub enum Op {
     /// End after so many seconds, whatever is being done then: SIGALRM, which an exec does not forget. The last one
     /// holds; 0 is never.
     EndAfter(u32),
+    /// Make and enter the control groups that the administrator names (`cgroup`).
+    EnterGroups(NamedGroups),
     /// Enter a working directory.
     ChangeDir(Text),
     /// Confirm to be process 1. The spawner has cloned us with `CLONE_NEWPID`: see [`LaunchPlan::needs_pid_namespace`].
@@ -193,6 +196,8 @@ pub struct VassalOrder {
     pub tyrant: Option<Tyrant>,
     /// Whom a command vassal becomes outside of tyrant mode.
     pub identity: Option<Identity>,
+    /// Control groups that a command vassal enters, beside the emperor's own.
+    pub groups: Option<NamedGroups>,
     /// What it may do.
     pub privileges: Privileges,
     /// `emperor-die-together`.
@@ -257,6 +262,7 @@ impl VassalOrder {
         let privileges = self.privileges;
         let mut ops = Vec::new();
         ops.extend(self.end_after.map(Op::EndAfter));
+        ops.extend(self.groups.map(Op::EnterGroups));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(privileges.first_ops());
         ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
@@ -386,6 +392,7 @@ impl Op {
         use super::hook::Kind;
         match self {
             Self::EndAfter(_) => Step::Signals,
+            Self::EnterGroups(_) => Step::ControlGroup,
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
@@ -439,6 +446,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EndAfter(seconds) => write!(f, "signals end after {seconds} s"),
+            Self::EnterGroups(groups) => write!(f, "cgroup {groups}"),
             Self::ChangeDir(path) => write!(f, "chdir {path}"),
             Self::Log(path) => write!(f, "log {path}"),
             Self::PidNamespace => f.write_str("pid-namespace"),
@@ -535,6 +543,7 @@ mod tests {
             config_pipe: false,
             log: None,
             identity: None,
+            groups: None,
             privileges: Privileges::default(),
             safe_fds: vec![7, 9, 3, 7],
         }
@@ -566,6 +575,18 @@ mod tests {
       (exec://a.ini if executable)
 ";
         assert_eq!(full_order().plan().to_string(), expected);
+    }
+
+    #[test]
+    fn named_groups_come_before_everything_that_counts() {
+        let groups = NamedGroups {
+            directories: vec!["/sys/fs/cgroup/a".into()],
+            mode: 0o700,
+            options: vec![("memory.max".into(), "64M".into())],
+        };
+        let order = VassalOrder { groups: Some(groups), ..full_order() };
+        let plan = order.plan().to_string();
+        assert!(plan.starts_with(" 1  cgroup /sys/fs/cgroup/a memory.max=64M\n 2  chdir"), "{plan}");
     }
 
     #[test]

@@ -103,6 +103,8 @@ steps! {
     User = 217, "user", "change its user";
     /// Any capability set.
     Capabilities = 218, "capabilities", "limit its capabilities";
+    /// Making or entering a control group.
+    ControlGroup = 219, "cgroup", "enter its control group";
     /// Leaving the emperor's session.
     Session = 220, "session", "leave the emperor's terminal";
     /// Getting a network of its own ready.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{Hands, Token};
+use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Key;
 use crate::sys::spawn::{Child, Program, SpawnError};
 use crate::sys::wait;
@@ -23,6 +24,8 @@ pub struct Holdings<'h> {
     pub reports: Option<&'h Reports>,
     /// Its on-demand socket, the address that was given for that, and the socket's file.
     pub waiting: Option<(BorrowedFd<'h>, &'h str, Option<FileRecord>)>,
+    /// Its control group.
+    pub group: Option<GroupRecord>,
 }
 
 /// The same, taken over.
@@ -36,6 +39,8 @@ pub struct Belongings {
     pub reports: Option<Reports>,
     /// Its on-demand socket, the address that was given for that, and the socket's file.
     pub waiting: Option<(OwnedFd, String, Option<FileRecord>)>,
+    /// Its control group.
+    pub group: Option<GroupRecord>,
 }
 
 impl Hands {
@@ -48,6 +53,7 @@ impl Hands {
             pidfd: held.pidfd.as_ref().map(AsFd::as_fd),
             reports: held.reports.as_deref(),
             waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
+            group: self.group_of(key),
         })
     }
 
@@ -56,7 +62,7 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, waiting } = belongings;
+        let Belongings { link, pidfd, reports, waiting, group } = belongings;
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
         }
@@ -74,13 +80,16 @@ impl Hands {
         }
         let held = self.slot(key);
         (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
+        if let Some(record) = group {
+            self.adopt_group(key, record);
+        }
         Ok(())
     }
 
-    /// Whether no process runs beside the vassals.
+    /// Whether no process runs beside the vassals, and none is awaited in their groups.
     #[must_use]
     pub fn is_at_ease(&self) -> bool {
-        self.sides.is_idle()
+        self.sides.is_idle() && self.book.is_at_ease()
     }
 
     /// Descriptors that vassals keep (`safe-fd`).

@@ -6,6 +6,7 @@
 mod adopt;
 pub mod agree;
 pub mod command;
+mod group;
 pub mod judge;
 mod notices;
 mod on_demand;
@@ -21,6 +22,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::MsgFlags;
 use tracing::{error, info, warn};
 
+use super::cgroup::Groups;
 use super::court::{Action, Court, Event, Key, Signal, State};
 use super::source::VassalName;
 use crate::sys::fds;
@@ -46,6 +48,8 @@ struct Held {
     asks_nothing: u64,
     /// Its on-demand socket, for as long as it is known.
     waiting: Option<Box<on_demand::Waiting>>,
+    /// Its control group.
+    group: Option<Box<group::Kept>>,
 }
 
 /// The hands.
@@ -59,6 +63,7 @@ pub struct Hands {
     /// The environment of every vassal that needs nothing special.
     environment: CStrings,
     asks: on_demand::Asks,
+    book: group::Book,
     /// Why vassals have no on-demand socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     /// What came of actions, and is told later.
@@ -100,6 +105,8 @@ enum Token {
     Side(usize),
     /// What a command prints that looks for an on-demand socket, by its place among them.
     Answer(usize),
+    /// What the kernel tells of control groups.
+    Groups,
 }
 
 /// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
@@ -114,6 +121,7 @@ impl Token {
             Self::Waiting(key) => (2, key.to_bits()),
             Self::Side(place) => (3, place as u64),
             Self::Answer(place) => (4, place as u64),
+            Self::Groups => (5, 0),
         };
         bits | kind << KIND_SHIFT
     }
@@ -125,7 +133,8 @@ impl Token {
             1 => Self::Process(key),
             2 => Self::Waiting(key),
             3 => Self::Side(key.index()),
-            _ => Self::Answer(key.index()),
+            4 => Self::Answer(key.index()),
+            _ => Self::Groups,
         }
     }
 }
@@ -138,6 +147,7 @@ impl Hands {
     pub fn new(spawner: Spawner, launch: Launch) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let environment = command::c_strings(launch.environment.of(false, None));
+        let book = group::Book::new(Groups::new(&launch.groups));
         Ok(Self {
             epoll,
             held: Vec::new(),
@@ -146,6 +156,7 @@ impl Hands {
             launch,
             environment,
             asks: on_demand::Asks::default(),
+            book,
             refusals: HashMap::new(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
@@ -197,13 +208,17 @@ impl Hands {
                 self.stop_asking(key);
                 self.refusals.remove(&key);
                 self.sides.overtake(key);
+                self.leave_group(key);
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
             }
             Action::Rescan => self.rescan = true,
             Action::Tell(ref notice) => notices::log(notice, &mut self.odd_lines),
-            Action::Bury => self.buried = true,
+            Action::Bury => {
+                self.close_groups();
+                self.buried = true;
+            }
         }
         None
     }
@@ -224,6 +239,7 @@ impl Hands {
                 Token::Link(key) => self.listen_to(key, court, events),
                 Token::Process(key) => self.reap(key, court, events),
                 Token::Waiting(key) => events.extend(self.connected(key)),
+                Token::Groups => self.hear_groups(court, events),
                 Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {
                     Some((Errand::Judge(key), ending)) => {
@@ -342,18 +358,25 @@ impl Hands {
             held.link = None;
             held.pidfd = None;
         }
+        let limits = self.limits_told(key, ending);
         if let Some(vassal) = court.get(key) {
             match (vassal.state, ending) {
-                (State::Stopping(_), Ending::Exited(0)) => {} // as it was told
+                (State::Stopping(_), Ending::Exited(0)) if limits.is_none() => {} // as it was told
                 (state, _) => {
-                    info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid);
+                    match limits {
+                        Some(told) => warn!("[emperor] vassal {} (pid: {}) {told}", vassal.name, vassal.pid),
+                        None => info!("[emperor] vassal {} (pid: {}) {ending}", vassal.name, vassal.pid),
+                    }
                     if matches!(state, State::Up | State::Cursed) {
                         self.suspect(vassal);
                     }
                 }
             }
         }
-        events.push(Event::Died(key, ending == Ending::Exited(0)));
+        let clean = ending == Ending::Exited(0);
+        if self.empty_group(key, clean) {
+            events.push(Event::Died(key, clean));
+        }
     }
 
     /// Reaps processes that were left to us as the first of a container; ours are left to [`Self::collect`],
@@ -375,6 +398,9 @@ impl Hands {
 
     fn reload(&mut self, key: Key, changed: bool, court: &Court) -> Option<Event> {
         let vassal = court.get(key)?;
+        if changed {
+            self.relimit(key, vassal, court);
+        }
         if changed && self.launch.check_reload && self.launch.engine.reads_uwsgi_files() {
             match self.judge(key, vassal) {
                 Verdict::Fine => {}
@@ -413,6 +439,9 @@ impl Hands {
     }
 
     fn signal(&mut self, key: Key, signal: Signal) {
+        if signal == Signal::Kill {
+            self.kill_group(key);
+        }
         let Some(pidfd) = self.held(key).and_then(|held| held.pidfd.as_ref()) else { return };
         let number = match signal {
             Signal::Term => nix::libc::SIGTERM,

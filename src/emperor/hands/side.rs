@@ -14,7 +14,7 @@ use super::{Hands, Token, Verdict, judge};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
 use crate::sys::caps;
-use crate::sys::spawn::{CStrings, Candidate, Child, Program};
+use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Exec, LaunchPlan, SideOrder, Text, VassalOrder};
@@ -280,6 +280,7 @@ impl Hands {
             parent_death_signal: 0,
             own_group: matches!(errand, Errand::Act { .. }),
             new_pid_namespace: false,
+            groups: Groups::default(),
         };
         let child = match errand {
             // Without root's rights, the launcher needs ours to become the tenant.

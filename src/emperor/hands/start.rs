@@ -12,17 +12,20 @@ use tracing::error;
 use super::Hands;
 use super::agree::{Agreement, base_name};
 use super::command::{self, Command, Engine, Environment, Subject, Templates};
+use super::group;
 use super::judge;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
+use crate::emperor::cgroup::GroupRules;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::jail_policy::JailPolicy;
 use crate::emperor::source::{SourceId, VassalName};
 use crate::sys::caps;
-use crate::sys::spawn::{CStrings, Candidate, Child, Program, SpawnError};
+use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
 use crate::vassal::plan::{Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder};
+use crate::vassal::terms::cgroup::ResourceTerms;
 use crate::vassal::terms::{self, Terms};
 
 /// Where the vassals of one source start.
@@ -76,6 +79,8 @@ pub struct Launch {
     pub beside: SideHooks,
     /// Which of them start on demand.
     pub on_demand: OnDemand,
+    /// What their control groups are like.
+    pub groups: GroupRules,
 }
 
 /// What happens to a vassal between the emperor's decision and its engine.
@@ -154,7 +159,7 @@ impl Hands {
     }
 
     /// What a vassal asks for, and what the policy imposes on it.
-    fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
+    pub(super) fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
         let vassal = court.get(key)?;
         let asked = match self.launch.confinement.tyrant {
             Some(_) => match asked.of_tenant(vassal.identity.uid, vassal.identity.gid) {
@@ -193,20 +198,39 @@ impl Hands {
         }
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
         let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
-        let direct = self.launch.confinement.is_none() && terms.is_none();
+        let direct = self.launch.confinement.is_none() && terms.is_none_or(Terms::ask_for_a_share_only);
         // Without its socket a vassal that waits on demand would be another one.
         let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
         let stdin = socket.as_ref().map(AsFd::as_fd);
-        let child = if direct {
-            self.start_directly(vassal, &commands, theirs.as_fd(), stdin)
-        } else {
-            self.start_launcher(vassal, &commands, terms, theirs.as_fd(), stdin)
+        let share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
+        let entrance = match self.enter_group(key, vassal, court, share) {
+            Ok(entrance) => entrance,
+            Err(error) => {
+                group::tell(vassal, &error, "cannot be started");
+                return Event::NotStarted(key, false);
+            }
         };
-        drop(theirs);
+        let child = if direct {
+            self.start_directly(vassal, &commands, theirs.as_fd(), stdin, entrance.groups())
+        } else {
+            self.start_launcher(vassal, &commands, terms, theirs.as_fd(), stdin, entrance.groups())
+        };
+        drop((theirs, entrance));
         let child = match child {
             Ok(child) => child,
-            Err(SpawnError::NoProcess(_)) => return Event::NotStarted(key, true),
+            Err(SpawnError::NoProcess(error)) => {
+                let own = self.is_group_full(key, error.raw_os_error());
+                if own {
+                    error!(
+                        "[emperor] vassal {} cannot be started: its own limits leave no room for it: {error}",
+                        vassal.name
+                    );
+                }
+                self.leave_group(key);
+                return Event::NotStarted(key, !own);
+            }
             Err(failure) => {
+                self.leave_group(key);
                 report(&vassal.name, &failure, &commands);
                 return Event::NotStarted(key, false);
             }
@@ -215,7 +239,10 @@ impl Hands {
         let pid = child.pid;
         match self.hold(key, ours, child.pidfd, reports) {
             Ok(()) => Event::Started(key, pid),
-            Err(_) => Event::NotStarted(key, true),
+            Err(_) => {
+                self.leave_group(key);
+                Event::NotStarted(key, true)
+            }
         }
     }
 
@@ -225,6 +252,7 @@ impl Hands {
         commands: &[Command],
         link: BorrowedFd<'_>,
         stdin: Option<BorrowedFd<'_>>,
+        groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
         let launch = &self.launch;
         let special =
@@ -242,6 +270,7 @@ impl Hands {
             parent_death_signal: if launch.die_together { nix::libc::SIGKILL } else { 0 },
             own_group: false,
             new_pid_namespace: false,
+            groups,
         })
     }
 
@@ -252,6 +281,7 @@ impl Hands {
         terms: Option<&Terms>,
         link: BorrowedFd<'_>,
         stdin: Option<BorrowedFd<'_>>,
+        groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
         let plan = self.plan(vassal, commands, terms).map_err(SpawnError::Prepare)?;
         let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
@@ -268,6 +298,7 @@ impl Hands {
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
             own_group: false,
             new_pid_namespace: plan.needs_pid_namespace(),
+            groups,
         };
         // Without root's rights, the launcher needs ours to become the tenant.
         caps::passing_on(|| self.spawner.spawn(&program)).map_err(SpawnError::Prepare)?
@@ -322,6 +353,7 @@ impl Hands {
             sockets: None,
             exec,
             identity: terms.and_then(|terms| terms.identity.clone()),
+            groups: terms.and_then(|terms| terms.groups.clone()),
             privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),
             log: program.and_then(|program| program.log.clone()),
             config_pipe: false,

@@ -37,6 +37,7 @@ impl Reign {
             }
             info!("[emperor] {taken} vassals taken over from emperor {}", header.version);
         }
+        self.hands.sweep_groups();
         self.rewrite_archive();
         let all: Vec<_> = self.court.vassals().map(|(key, _)| key).collect();
         all.into_iter().for_each(|key| self.touch(Some(key)));

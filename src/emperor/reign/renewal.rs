@@ -22,7 +22,7 @@ use crate::emperor::survival::{
     Survivor,
 };
 use crate::sys::fds::Readable;
-use crate::sys::spawn::{CStrings, Candidate, Program, SpawnError};
+use crate::sys::spawn::{CStrings, Candidate, Groups, Program, SpawnError};
 use crate::sys::wait::{self, Ending};
 use crate::sys::{caps, fds};
 use crate::vassal::link::FD_VARIABLE;
@@ -144,6 +144,7 @@ impl Reign {
             parent_death_signal: nix::libc::SIGKILL,
             own_group: false,
             new_pid_namespace: false,
+            groups: Groups::default(),
         };
         let mut child = self.hands.start_other(&program);
         if let Err(SpawnError::Directory(_)) = child {
@@ -311,6 +312,7 @@ impl Reign {
                 socket: number(socket),
                 address,
                 file,
+                group: holdings.group,
             }
         });
         Some(Survivor { record, estate })

@@ -85,7 +85,7 @@ impl Heritage {
     }
 
     fn inherit(&mut self, record: Record, estate: Estate) {
-        let Estate { kept, link, pidfd, reports, socket, address, file, .. } = estate;
+        let Estate { kept, link, pidfd, reports, socket, address, file, group, .. } = estate;
         let name = record.name.clone();
         let mut take = |number: Option<RawFd>, what: &str| match number.map(fds::adopt) {
             Some(Err(error)) => {
@@ -99,7 +99,7 @@ impl Heritage {
         if record.pid > 0 && pidfd.is_none() {
             return;
         }
-        let belongings = Belongings { link, pidfd, reports, waiting };
+        let belongings = Belongings { link, pidfd, reports, waiting, group };
         self.vassals.push(Inherited { record, kept, belongings });
     }
 }
@@ -142,7 +142,7 @@ impl Heritage {
     }
 
     fn inherit_bundle(&mut self, record: Record, estate: Estate, bundle: Bundle) -> Result<(), &'static str> {
-        let Estate { kept, started, reports, address, file, .. } = estate;
+        let Estate { kept, started, reports, address, file, group, .. } = estate;
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
         let is_up = record.state == court::State::Up;
         let wrong = match process {
@@ -166,7 +166,7 @@ impl Heritage {
             return Err(why);
         }
         let waiting = bundle.socket.map(|socket| (socket, address, file));
-        let belongings = Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting };
+        let belongings = Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting, group };
         self.vassals.push(Inherited { record, kept, belongings });
         Ok(())
     }

@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
@@ -106,6 +107,9 @@ pub struct Estate {
     pub address: String,
     /// The socket's file.
     pub file: Option<FileRecord>,
+    /// Its control group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupRecord>,
 }
 
 /// All of it.

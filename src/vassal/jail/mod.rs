@@ -5,6 +5,7 @@
 
 pub(super) mod become_user;
 pub(super) mod capabilities;
+pub(super) mod cgroup;
 pub(super) mod identity;
 pub(super) mod landlock;
 pub(super) mod limits;

@@ -6,6 +6,7 @@
 //! knows how the part is read, how an emperor's policy and a tenant's wish become one, and which operations of a
 //! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
 
+pub mod cgroup;
 mod identity;
 mod privileges;
 mod program;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
+use cgroup::{NamedGroups, ResourceTerms};
 pub use identity::Identity;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
@@ -30,10 +32,14 @@ pub struct Terms {
     pub program: Option<Program>,
     /// As whom a command vassal runs.
     pub identity: Option<Identity>,
+    /// Control groups that a command vassal enters besides.
+    pub groups: Option<NamedGroups>,
     /// `sandbox`.
     pub level: Level,
     /// What it may do.
     pub privileges: Privileges,
+    /// Its share of the machine.
+    pub resources: ResourceTerms,
     /// What the file says and nobody does.
     pub left_out: Vec<String>,
 }
@@ -54,13 +60,20 @@ impl Terms {
         left_out.truncate(MOST_LINES);
         let identity = if program.is_some() { Identity::read(asked)? } else { None };
         let privileges = Privileges::read(asked, level)?;
-        Ok(Self { program, identity, level, privileges, left_out })
+        let groups = if program.is_some() { NamedGroups::read(asked)? } else { None };
+        let resources = ResourceTerms::read(asked, level)?;
+        Ok(Self { program, identity, groups, level, privileges, resources, left_out })
     }
 
     /// What a level asks for by itself.
     #[must_use]
     pub fn of_level(level: Level) -> Self {
-        Self { level, privileges: Privileges::level(level), ..Self::default() }
+        Self {
+            level,
+            privileges: Privileges::level(level),
+            resources: ResourceTerms::level(level),
+            ..Self::default()
+        }
     }
 
     /// As a tenant may ask: nothing that gives more than he has.
@@ -68,6 +81,9 @@ impl Terms {
     /// # Errors
     /// What he asks for and cannot have: to be somebody else.
     pub fn of_tenant(self, uid: u32, gid: u32) -> Result<Self, String> {
+        if self.groups.is_some() {
+            return Err(NamedGroups::NOT_A_TENANTS.into());
+        }
         match self.identity.as_ref().and_then(|identity| identity.differs_from(uid, gid)) {
             Some(why) => Err(why),
             None => Ok(Self { identity: None, privileges: self.privileges.of_tenant(), ..self }),
@@ -79,13 +95,25 @@ impl Terms {
     #[must_use]
     pub fn under(self, policy: &Self) -> Self {
         let privileges = self.privileges.joined(&policy.privileges);
-        Self { level: self.level.max(policy.level), privileges, ..self }
+        let resources = self.resources.joined(&policy.resources);
+        Self { level: self.level.max(policy.level), privileges, resources, ..self }
     }
 
     /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether the vassal is started as if its file asked for nothing, but in a control group.
+    #[must_use]
+    pub fn ask_for_a_share_only(&self) -> bool {
+        let Self { program, identity, groups, level, privileges, resources: _, left_out: _ } = self;
+        program.is_none()
+            && identity.is_none()
+            && groups.is_none()
+            && *level == Level::None
+            && *privileges == Privileges::default()
     }
 }
 
@@ -240,5 +268,29 @@ pub(super) mod tests {
         let terms = Terms::read(&config("command = a b\nenv = A=é\nsandbox = strict\n")).unwrap();
         let text = serde_json::to_vec(&terms).unwrap();
         assert_eq!(serde_json::from_slice::<Terms>(&text).unwrap(), terms);
+    }
+
+    #[test]
+    fn groups_are_named_by_the_administrator_only_and_for_a_command_only() {
+        let lines = "command = a\ncgroup = /sys/fs/cgroup/a\ncgroup-opt = memory.max=1G\n";
+        let terms = Terms::read(&config(lines)).unwrap();
+        let groups = terms.groups.clone().unwrap();
+        assert_eq!((groups.mode, groups.to_string()), (0o700, "/sys/fs/cgroup/a memory.max=1G".into()));
+        assert_eq!(terms.of_tenant(1000, 1000).unwrap_err(), NamedGroups::NOT_A_TENANTS);
+        assert_eq!(Terms::read(&config("cgroup = /sys/fs/cgroup/a\n")).unwrap().groups, None, "uWSGI's own");
+        for wrong in ["../x=1", "a/b=1", "=1", "x"] {
+            let lines = format!("command = a\ncgroup = /x\ncgroup-opt = {wrong}\n");
+            assert!(Terms::read(&config(&lines)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_the_machine_alone_needs_no_launcher() {
+        for (lines, alone) in [("memory-max = 1G\n", true), ("memory-max = 1G\nsandbox = standard\n", false)]
+        {
+            let terms = Terms::read(&config(lines)).unwrap();
+            assert_eq!(terms.ask_for_a_share_only(), alone, "{lines}");
+            assert!(!terms.is_nothing());
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::{Demand, MOST};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::hands::side::Errand;
 use crate::emperor::hands::{Hands, Token, command};
-use crate::sys::spawn::{Candidate, Program};
+use crate::sys::spawn::{Candidate, Groups, Program};
 use crate::sys::wait::{self, Ending};
 
 /// The commands that run, and the vassals that wait for one.
@@ -105,6 +105,7 @@ impl Hands {
             parent_death_signal: nix::libc::SIGKILL,
             own_group: true,
             new_pid_namespace: false,
+            groups: Groups::default(),
         };
         let child = self.spawner.spawn(&program).map_err(io::Error::other)?;
         drop(says);
@@ -172,12 +173,14 @@ impl Hands {
         if !self.late.is_empty() {
             return Some(Instant::now());
         }
-        self.asks.running.iter().flatten().filter_map(|ask| ask.deadline).min()
+        let asks = self.asks.running.iter().flatten().filter_map(|ask| ask.deadline);
+        asks.chain(self.group_timeout()).min()
     }
 
     /// Kills commands that have taken too long, with all that they have started.
     pub fn on_timeout(&mut self, now: Instant, court: &Court, events: &mut Vec<Event>) {
         events.append(&mut self.late);
+        self.look_at_groups(now, court, events);
         for place in 0..self.asks.running.len() {
             let Some(ask) = self.asks.running[place].as_mut() else { continue };
             if ask.deadline.is_none_or(|at| at > now) {
