@@ -77,6 +77,7 @@ fn stay(init: Init, link: Option<BorrowedFd<'_>>, program: Pid, signals: &SigSet
 
 /// Gives up what could be of use to somebody in the vassal. Nothing here can fail for a reason that matters.
 fn renounce() {
+    let _ = prctl::set_name(c"emperor-init");
     let _ = prctl::set_dumpable(false);
     let _ = caps::bound(0);
     let _ = caps::keep_for_ourselves(KILL).or_else(|_| caps::clear_all());

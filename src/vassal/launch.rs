@@ -19,7 +19,7 @@ use super::hook::run::{self, Ran, tell};
 use super::init;
 use super::jail::{cgroup, identity, landlock, namespaces, root, seccomp, view};
 use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
-use super::plan::{LaunchPlan, Op, Step, Text, Trees};
+use super::plan::{LaunchPlan, Op, Step, Text, Trees, Users};
 use crate::sys::{alone, caps, fds, process};
 
 mod exec;
@@ -81,10 +81,21 @@ impl Launcher {
         let mut ops = plan.ops;
         // While the files and the libraries that answer are still the system's.
         let changes_view = ops.iter().any(|op| matches!(op, Op::View(_) | Op::Root(_)));
+        let mut user = None;
         for op in &mut ops {
             match op {
-                Op::Become(who) => who.look_up()?,
+                Op::Become(who) => {
+                    who.look_up()?;
+                    user = who.uid();
+                }
                 Op::SetGroups(groups) if changes_view => identity::look_up(groups)?,
+                _ => {}
+            }
+        }
+        for op in &mut ops {
+            match op {
+                Op::OwnUsers(users) => users.uid = users.uid.or(user),
+                Op::View(scene) => scene.home_of = scene.home_of.or(user.filter(|_| scene.homes_hidden)),
                 _ => {}
             }
         }
@@ -130,11 +141,11 @@ impl Launcher {
             Op::OwnUsers(users) => match namespaces::own_users(*users) {
                 // With an errno, it is outside of it still.
                 Err(error) if users.best_effort && error.raw_os_error().is_some() => {
-                    let failure = Failure::new(op.step(), &format!("uid {}", users.uid), &error);
+                    let failure = Failure::new(op.step(), &uid_of(*users), &error);
                     self.log(&format!("goes on without a user namespace: {failure}"));
                     Ok(Ran::Done)
                 }
-                entered => done(entered, &format!("uid {}", users.uid)),
+                entered => done(entered, &uid_of(*users)),
             },
             Op::JoinNamespaces(path) => done(root::join(path), path),
             Op::Root(wanted) => done(root::change(wanted), wanted),
@@ -267,6 +278,10 @@ impl Launcher {
         let flags = MsgFlags::MSG_NOSIGNAL;
         self.link.as_ref().is_some_and(|link| send(link.as_raw_fd(), &report.encode(), flags).is_ok())
     }
+}
+
+fn uid_of(users: Users) -> String {
+    users.uid.map_or_else(|| "root".into(), |uid| format!("uid {uid}"))
 }
 
 fn keep_open(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -26,6 +26,7 @@ use super::link::CONFIG_FD;
 pub use super::passing::Passing;
 pub use super::step::Step;
 use super::terms::cgroup::NamedGroups;
+use super::terms::view::{Around, View, Wish};
 use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
 pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
@@ -200,6 +201,10 @@ pub struct VassalOrder {
     pub groups: Option<NamedGroups>,
     /// What it may do.
     pub privileges: Privileges,
+    /// What it sees.
+    pub view: View,
+    /// What the view is laid out around.
+    pub around: Around,
     /// `emperor-die-together`.
     pub die_with_emperor: bool,
     /// Its complete environment; nothing is inherited.
@@ -236,6 +241,12 @@ impl Tyrant {
         (uid != 0 && gid != 0).then_some(Self { uid, gid, initgroups: false, file: None })
     }
 
+    /// The user.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// With the supplementary groups of the user instead of none.
     #[must_use]
     pub fn with_groups_of_user(self, initgroups: bool) -> Self {
@@ -265,30 +276,49 @@ impl VassalOrder {
         ops.extend(self.groups.map(Op::EnterGroups));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(privileges.first_ops());
-        ops.extend(self.namespaces.pid.then_some(Op::PidNamespace));
+        let view = self.view;
+        // Who is not root is told by the launcher what is not allowed; of the spawner it would be no more than that.
+        let cloned = self.namespaces.pid || view.private_pids && start != Start::Same;
+        ops.extend(cloned.then_some(Op::PidNamespace));
         let rest = Namespaces { pid: false, ..self.namespaces };
         ops.extend((!rest.is_empty()).then_some(Op::Namespaces(rest)));
+        // A tenant opens his log with his own rights, root with root's and where root finds it.
+        let (log_first, log_last) = if self.tyrant.is_some() { (None, self.log) } else { (self.log, None) };
+        ops.extend(log_first.map(Op::Log));
+        ops.extend(view.ops(&self.around));
+        ops.extend(view.init_ops(self.die_with_emperor));
+        let users = match (&self.tyrant, start) {
+            (Some(tyrant), _) => view.users_ops(Some(tyrant.uid)),
+            (None, Start::Another) => view.users_ops(None),
+            (None, _) if view.private_users == Wish::Yes => view.users_ops(Some(0)), // an error that says so
+            (None, _) => Vec::new(),
+        };
+        let emperor = nix::unistd::geteuid().as_raw();
+        let owner = |tyrant: &Tyrant| {
+            let (path, nofollow) = tyrant.file.clone()?;
+            Some(Op::VerifyOwner(OwnedFile { path, uid: tyrant.uid, gid: tyrant.gid, nofollow, emperor }))
+        };
+        let mut verify = self.tyrant.as_ref().and_then(owner);
+        if !users.is_empty() {
+            ops.extend(verify.take()); // in there, nobody could tell whose links lead to it
+        }
+        ops.extend(users);
         ops.extend(self.capabilities.map(|keep| Op::BoundCapabilities(keep.with_setpcap())));
         // A tenant gets a keyring of his own in any case.
         let powers = privileges.ops_before_identity(start).into_iter();
         ops.extend(powers.filter(|op| self.tyrant.is_none() || *op != Op::OwnKeyring));
-        // A tenant opens his log with his own rights, root with root's.
-        let (log_first, log_last) = if self.tyrant.is_some() { (None, self.log) } else { (self.log, None) };
-        ops.extend(log_first.map(Op::Log));
         if let Some(tyrant) = self.tyrant {
-            let Tyrant { uid, gid, initgroups, file } = tyrant;
+            let Tyrant { uid, gid, initgroups, file: _ } = tyrant;
             let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
             ops.extend([Op::Undumpable, Op::OwnKeyring, Op::LeaveTerminal]);
             ops.extend([Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
-            let emperor = nix::unistd::geteuid().as_raw();
-            ops.extend(
-                file.map(|(path, nofollow)| Op::VerifyOwner(OwnedFile { path, uid, gid, nofollow, emperor })),
-            );
+            ops.extend(verify);
         }
         ops.extend(self.identity.map(|identity| Op::Become(identity.becomes(privileges.ambient))));
         ops.extend(log_last.map(Op::Log));
         ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
-        ops.extend(privileges.ops_after_identity(start, &[], &[]));
+        let (read_only, read_write) = view.trees();
+        ops.extend(privileges.ops_after_identity(start, &read_only, &read_write));
         ops.push(Op::Environment(self.environment));
         ops.extend(self.start_hook.map(|program| Op::Command {
             label: "start-hook".into(),
@@ -458,7 +488,10 @@ impl fmt::Display for Op {
                 f.write_str(if init.die_with_emperor { ", and dies with the emperor" } else { "" })
             }
             Self::OwnUsers(users) => {
-                write!(f, "user-namespace of uid {} alone", users.uid)?;
+                match users.uid {
+                    Some(uid) => write!(f, "user-namespace of uid {uid} alone")?,
+                    None => f.write_str("user-namespace of the vassal's user alone")?,
+                }
                 f.write_str(if users.best_effort { ", if possible" } else { "" })
             }
             Self::JoinNamespaces(path) => write!(f, "setns {path}"),
@@ -545,6 +578,8 @@ mod tests {
             identity: None,
             groups: None,
             privileges: Privileges::default(),
+            view: View::default(),
+            around: Around::default(),
             safe_fds: vec![7, 9, 3, 7],
         }
     }

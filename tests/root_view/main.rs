@@ -24,15 +24,7 @@ fn plan(dir: &Path, view: &View, script: &str) -> LaunchPlan {
         uid: Some(UID),
         needs: Vec::new(),
     };
-    let mut plan = VassalOrder { tyrant: bed::tyrant(), ..order(dir, script) }.plan();
-    let directory = plan.ops.remove(0);
-    let verified = plan.ops.iter().position(|op| matches!(op, Op::VerifyOwner(_))).unwrap();
-    let verify = plan.ops.remove(verified);
-    let before = [view.first_ops(), vec![directory], view.ops(&around), view.init_ops(false), vec![verify]];
-    let mut ops: Vec<Op> = before.into_iter().flatten().collect();
-    ops.extend(view.users_ops(UID));
-    ops.append(&mut plan.ops);
-    LaunchPlan { ops, ..plan }
+    VassalOrder { tyrant: bed::tyrant(), view: view.clone(), around, ..order(dir, script) }.plan()
 }
 
 /// Runs a plan; where it wants to be process 1 of a pid namespace, `unshare` forks it into one.

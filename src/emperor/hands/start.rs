@@ -24,8 +24,10 @@ use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
+use crate::vassal::plan::scene::Bind;
 use crate::vassal::plan::{Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder};
 use crate::vassal::terms::cgroup::ResourceTerms;
+use crate::vassal::terms::view::Around;
 use crate::vassal::terms::{self, Terms};
 
 /// Where the vassals of one source start.
@@ -339,6 +341,7 @@ impl Hands {
             },
             None => exec(commands, confinement.magic_exec.then_some(name.clone())),
         };
+        let around = terms.map(|_| self.around(vassal, commands, program.is_some())).unwrap_or_default();
         let order = VassalOrder {
             end_after: None,
             name,
@@ -355,11 +358,33 @@ impl Hands {
             identity: terms.and_then(|terms| terms.identity.clone()),
             groups: terms.and_then(|terms| terms.groups.clone()),
             privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),
+            view: terms.map(|terms| terms.view.clone()).unwrap_or_default(),
+            around,
             log: program.and_then(|program| program.log.clone()),
             config_pipe: false,
             safe_fds: launch.safe_fds.clone(),
         };
         Ok(order.plan())
+    }
+}
+
+impl Hands {
+    /// What the view of a vassal is laid out around.
+    fn around(&self, vassal: &Vassal, commands: &[Command], has_program: bool) -> Around {
+        let place =
+            self.launch.places.get(usize::from(vassal.source.0)).map(Place::path).unwrap_or(Path::new("/"));
+        let file = place.join(OsStr::from_bytes(base_name(vassal)));
+        // The engine is the emperor's choice, and has to be there; a program is the file's.
+        let engine = commands.iter().flat_map(|command| &command.files).filter(|_| !has_program);
+        let engine = engine.filter(|file| file.is_absolute() && !file.starts_with("/usr"));
+        let needs =
+            engine.map(|file| Bind { source: file.as_os_str().into(), read_only: true, opened_as: None });
+        Around {
+            directory: file.parent().unwrap_or(place).as_os_str().into(),
+            file: file.as_os_str().into(),
+            uid: self.tyrant(vassal).map(|tyrant| tyrant.uid()),
+            needs: needs.collect(),
+        }
     }
 }
 

@@ -79,6 +79,14 @@ impl Become {
         Ok(())
     }
 
+    /// The number of the user, once it was looked up.
+    pub(in super::super) fn uid(&self) -> Option<u32> {
+        match self.user {
+            Some(Who::Id(uid)) => Some(uid),
+            _ => None,
+        }
+    }
+
     fn user_of(&self, who: &Who) -> Result<Option<User>, Failure> {
         let found = match who {
             Who::Id(uid) => User::from_uid(Uid::from_raw(*uid)),

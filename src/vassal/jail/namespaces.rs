@@ -126,8 +126,8 @@ pub(in super::super) fn isolate(wanted: Isolation) -> Result<(), Failure> {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
-    /// The user.
-    pub uid: u32,
+    /// The user; without a number, whom a later operation of the plan makes of the vassal.
+    pub uid: Option<u32>,
     /// Whether the vassal is started without it where the machine does not allow it.
     pub best_effort: bool,
 }
@@ -135,13 +135,13 @@ pub struct Users {
 /// Enters it. Everything that was entered before belongs to the host's users, and stays out of reach for whoever has
 /// privileges in here; nobody has the number of root.
 pub(in super::super) fn own_users(wanted: Users) -> io::Result<()> {
-    if wanted.uid == 0 {
+    let Some(uid) = wanted.uid.filter(|uid| *uid != 0) else {
         return Err(io::Error::other(
-            "root cannot be the only user of a user namespace; name another by `uid`",
+            "root cannot be the only user of a user namespace: say another, by `uid`",
         ));
-    }
+    };
     let groups: String = identity_map("/proc/self/gid_map")?.lines().filter_map(without_root).collect();
-    map_from_outside(|| Ok(unshare(CloneFlags::CLONE_NEWUSER)?), &format!("{0} {0} 1", wanted.uid), &groups)
+    map_from_outside(|| Ok(unshare(CloneFlags::CLONE_NEWUSER)?), &format!("{uid} {uid} 1"), &groups)
 }
 
 /// A line of an identity map, without the number 0.

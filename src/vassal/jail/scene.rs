@@ -17,6 +17,9 @@ pub struct Scene {
     pub no_suid: bool,
     /// The home of this user stays, where it belongs to that user and would be hidden.
     pub home_of: Option<u32>,
+    /// Homes are hidden: where a user is known only to the launcher, it fills in the last.
+    #[serde(default)]
+    pub homes_hidden: bool,
     /// In the order of [`Scene::sort`].
     pub entries: Vec<Entry>,
 }

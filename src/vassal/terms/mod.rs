@@ -22,6 +22,7 @@ use cgroup::{NamedGroups, ResourceTerms};
 pub use identity::Identity;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
+use view::View;
 pub use words::may_ask;
 
 /// What a vassal's own file asks for. The default is what most files ask for: nothing.
@@ -40,6 +41,8 @@ pub struct Terms {
     pub privileges: Privileges,
     /// Its share of the machine.
     pub resources: ResourceTerms,
+    /// What it sees.
+    pub view: View,
     /// What the file says and nobody does.
     pub left_out: Vec<String>,
 }
@@ -62,7 +65,8 @@ impl Terms {
         let privileges = Privileges::read(asked, level)?;
         let groups = if program.is_some() { NamedGroups::read(asked)? } else { None };
         let resources = ResourceTerms::read(asked, level)?;
-        Ok(Self { program, identity, groups, level, privileges, resources, left_out })
+        let view = View::read(asked, level)?;
+        Ok(Self { program, identity, groups, level, privileges, resources, view, left_out })
     }
 
     /// What a level asks for by itself.
@@ -72,6 +76,7 @@ impl Terms {
             level,
             privileges: Privileges::level(level),
             resources: ResourceTerms::level(level),
+            view: View::level(level),
             ..Self::default()
         }
     }
@@ -86,7 +91,10 @@ impl Terms {
         }
         match self.identity.as_ref().and_then(|identity| identity.differs_from(uid, gid)) {
             Some(why) => Err(why),
-            None => Ok(Self { identity: None, privileges: self.privileges.of_tenant(), ..self }),
+            None => {
+                let view = self.view.of_tenant(uid, gid)?;
+                Ok(Self { identity: None, privileges: self.privileges.of_tenant(), view, ..self })
+            }
         }
     }
 
@@ -96,7 +104,8 @@ impl Terms {
     pub fn under(self, policy: &Self) -> Self {
         let privileges = self.privileges.joined(&policy.privileges);
         let resources = self.resources.joined(&policy.resources);
-        Self { level: self.level.max(policy.level), privileges, resources, ..self }
+        let view = self.view.joined(&policy.view);
+        Self { level: self.level.max(policy.level), privileges, resources, view, ..self }
     }
 
     /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.

@@ -304,15 +304,30 @@ impl View {
         self.private_pids.then_some(Op::Init(Init { die_with_emperor })).into_iter().collect()
     }
 
-    /// The user namespace, for a vassal that becomes this user. After the owner of its file was verified and before
+    /// The user namespace, for a vassal that becomes this user, or whom the plan's `become` names. After the owner of its file was verified and before
     /// anything about capabilities, which are new in there; then groups and user as without it.
     #[must_use]
-    pub fn users_ops(&self, uid: u32) -> Vec<Op> {
+    pub fn users_ops(&self, uid: Option<u32>) -> Vec<Op> {
         let best_effort = match self.private_users {
             Wish::No => return Vec::new(),
             wish => wish == Wish::BestEffort,
         };
         vec![Op::OwnUsers(Users { uid, best_effort })]
+    }
+
+    /// Where the vassal finds things to read, and where things that it may write to as far as permissions go.
+    #[must_use]
+    pub fn trees(&self) -> (Vec<Text>, Vec<Text>) {
+        if !self.private_root && self.protect_system != System::Strict {
+            return (Vec::new(), vec!["/".into()]);
+        }
+        let written = |rule: &&PathRule| {
+            matches!(rule.kind, PathKind::ReadWrite | PathKind::Bind | PathKind::Temporary)
+        };
+        let own = self.paths.iter().filter(written).map(|rule| rule.target.clone());
+        let of_all =
+            if self.private_tmp { &["/tmp", "/var/tmp", "/dev", "/proc"][..] } else { &["/dev", "/proc"] };
+        (vec!["/".into()], of_all.iter().map(|path| Text::from(*path)).chain(own).collect())
     }
 
     /// What is to be seen of the file system.
@@ -348,7 +363,8 @@ impl View {
             let hidden = hidden(&scene);
             scene.entries.extend(base::kept(around, &hidden));
         }
-        scene.home_of = around.uid.filter(|_| self.protect_home == Home::Yes && !self.private_root);
+        scene.homes_hidden = self.protect_home == Home::Yes && !self.private_root;
+        scene.home_of = around.uid.filter(|_| scene.homes_hidden);
         let opened = self.paths.iter().any(|rule| rule.tenant.is_some());
         scene.entries.extend(self.paths.iter().map(|rule| rule.entry(self.tmp_bytes(), opened)));
         scene.sort();

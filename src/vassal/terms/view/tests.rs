@@ -17,7 +17,8 @@ fn around() -> Around {
 }
 
 fn printed(view: &View) -> Vec<String> {
-    let ops = [view.first_ops(), view.ops(&around()), view.init_ops(true), view.users_ops(1000)].concat();
+    let ops =
+        [view.first_ops(), view.ops(&around()), view.init_ops(true), view.users_ops(Some(1000))].concat();
     ops.iter().map(ToString::to_string).collect()
 }
 
