@@ -117,12 +117,13 @@ impl Terms {
     /// Whether the vassal is started as if its file asked for nothing, but in a control group.
     #[must_use]
     pub fn ask_for_a_share_only(&self) -> bool {
-        let Self { program, identity, groups, level, privileges, resources: _, left_out: _ } = self;
+        let Self { program, identity, groups, level, privileges, view, resources: _, left_out: _ } = self;
         program.is_none()
             && identity.is_none()
             && groups.is_none()
             && *level == Level::None
             && *privileges == Privileges::default()
+            && view.is_none()
     }
 }
 
