@@ -29,6 +29,7 @@ use crate::sys::{caps, fds};
 use crate::vassal::engine;
 use crate::vassal::link::FD_VARIABLE;
 use crate::vassal::plan::Text;
+use crate::vassal::sent::ConfigPipe;
 
 /// Runs with the arguments behind the program's name.
 ///
@@ -39,16 +40,31 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let heritage = Heritage::claim();
     let arguments = with_directory(arguments);
     let environment: Vec<_> = std::env::vars_os().collect();
-    let world = Machine::new().allow_commands(true).allow_network(true);
+    let (world, pipe) = vassals_machine()?;
     let config = read(&world, &arguments, &environment)?;
     if !config.has("emperor") {
-        return Ok(without_emperor(&arguments, &environment, &world, &config));
+        return Ok(without_emperor(&arguments, &environment, &world, &config, pipe.as_ref()));
     }
+    // An emperor reads its own configuration once; the number is one of those that it needs for its vassals.
+    drop(pipe);
     say(&config.output().stdout, &config.output().log);
     if let Some(status) = config.exit() {
         return Ok(status.into());
     }
     govern(&config, origin, heritage).map(ExitCode::from)
+}
+
+/// The machine as a process sees it to which an emperor may have sent its configuration.
+fn vassals_machine() -> Result<(Machine, Option<ConfigPipe>), Failure> {
+    let world = Machine::new().allow_commands(true).allow_network(true);
+    let pipe = ConfigPipe::from_environment().map_err(Failure::of("cannot use UWSGI_EMPEROR_FD_CONFIG"))?;
+    Ok(match &pipe {
+        Some(open) => {
+            let text = open.receive().map_err(Failure::of("cannot read what the emperor sends"))?;
+            (world.with_sent(text), pipe)
+        }
+        None => (world, None),
+    })
 }
 
 /// Reads the emperor's own configuration.
@@ -113,13 +129,14 @@ fn without_emperor(
     environment: &[(OsString, OsString)],
     world: &Machine,
     config: &Config,
+    pipe: Option<&ConfigPipe>,
 ) -> ExitCode {
     let only_reads = ["show-config", "get", "no-server"].iter().any(|option| config.has(option));
     if only_reads || config.exit().is_some() {
         let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
         return config::as_uwsgi(arguments, environment, world, &mut stdout, &mut stderr).into();
     }
-    engine::main(arguments)
+    engine::main(arguments, world, pipe)
 }
 
 /// Becomes the emperor and reigns; gives the status to end with.

@@ -21,6 +21,27 @@ pub const PLAN_FD: i32 = 4;
 /// Descriptor number at which a vassal finds its config pipe, where its source supplies the text.
 pub const CONFIG_FD: i32 = 5;
 
+/// Most bytes of a configuration on the config pipe: its length has two bytes there.
+pub const MOST_CONFIG_BYTES: usize = u16::MAX as usize;
+/// First byte of a configuration on the config pipe.
+const CONFIG: u8 = 115;
+/// What stands before the text: a byte that says so, the length in two bytes, little endian, and 0.
+pub const CONFIG_HEADER_BYTES: usize = 4;
+
+/// A configuration as it goes through the config pipe; `None` if it is too long for that.
+#[must_use]
+pub fn config_frame(text: &[u8]) -> Option<Vec<u8>> {
+    let [low, high] = u16::try_from(text.len()).ok()?.to_le_bytes();
+    Some([&[CONFIG, low, high, 0], text].concat())
+}
+
+/// How many bytes of text follow this header; `None` if it is none.
+#[must_use]
+pub fn config_length(header: [u8; CONFIG_HEADER_BYTES]) -> Option<usize> {
+    let [kind, low, high, _] = header;
+    (kind == CONFIG).then(|| usize::from(u16::from_le_bytes([low, high])))
+}
+
 /// What the emperor says to a vassal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]

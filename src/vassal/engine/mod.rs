@@ -24,19 +24,29 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use identity::IdentityError;
+use link::Link;
 use listen::Address;
 use options::{Options, Refusal};
 use server::Ending;
 
 use crate::config::check::{Problem, Severity};
 use crate::config::{Config, ConfigError, Limits, Loader, Machine, Mode};
-use crate::vassal::link::FD_VARIABLE;
+use crate::vassal::link::{FD_VARIABLE, Word};
+use crate::vassal::sent::ConfigPipe;
 
-/// Serves one vassal to its end. `arguments` are those that uWSGI would get, behind the program's name.
+/// Serves one vassal to its end. `arguments` are those that uWSGI would get, behind the program's name. The machine
+/// holds what came through the pipe, if there is one.
 #[must_use]
-pub fn main(arguments: &[OsString]) -> ExitCode {
-    let machine = Machine::new().allow_commands(true).allow_network(true);
-    match server::run(|| read(arguments, &machine)) {
+pub fn main(arguments: &[OsString], machine: &Machine, pipe: Option<&ConfigPipe>) -> ExitCode {
+    let read = |link: Option<&Link>| match (link, pipe) {
+        (Some(link), Some(pipe)) => {
+            link.say(Word::ConfigWanted);
+            let text = pipe.receive().map_err(Failure::Sent)?;
+            read(arguments, &machine.clone().with_sent(text))
+        }
+        _ => read(arguments, machine),
+    };
+    match server::run(read) {
         Ok(Ending::Asked) => ExitCode::SUCCESS,
         Ok(Ending::Abandoned) => ExitCode::FAILURE,
         Err(Failure::Exit(status)) => ExitCode::from(status),
@@ -84,6 +94,8 @@ enum Failure {
     Identity(#[from] IdentityError),
     #[error("`uid` and `gid` cannot change while the vassal runs: restart it")]
     IdentityChanged,
+    #[error("cannot read what the emperor sends (UWSGI_EMPEROR_FD_CONFIG)")]
+    Sent(#[source] io::Error),
     #[error("cannot use the link to the emperor ({FD_VARIABLE})")]
     Link(#[source] io::Error),
     #[error("cannot prepare the vassal")]

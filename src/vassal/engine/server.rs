@@ -40,13 +40,14 @@ pub(super) enum Ending {
     Abandoned,
 }
 
-/// Runs a vassal to its end. `read` reads its configuration, whatever the current directory is.
+/// Runs a vassal to its end. `read` reads its configuration, whatever the current directory is; with the link if it is
+/// not for the first time.
 ///
 /// # Errors
 /// [`Failure`], only before the first request is accepted.
-pub(super) fn run(read: impl Fn() -> Result<Options, Failure>) -> Result<Ending, Failure> {
+pub(super) fn run(read: impl Fn(Option<&Link>) -> Result<Options, Failure>) -> Result<Ending, Failure> {
     let home = env::current_dir().map_err(Failure::Prepare)?;
-    let options = read()?;
+    let options = read(None)?;
     let link = Link::from_environment().map_err(Failure::Link)?;
     if let Some(path) = &options.log {
         redirect(path)?;
@@ -143,7 +144,7 @@ impl Server {
         self.link.say(Word::Accepting);
     }
 
-    async fn live(&mut self, read: &impl Fn() -> Result<Options, Failure>) -> Ending {
+    async fn live(&mut self, read: &impl Fn(Option<&Link>) -> Result<Options, Failure>) -> Ending {
         loop {
             match self.next().await {
                 Event::Connection(connection) => self.serve(connection),
@@ -215,7 +216,7 @@ impl Server {
     }
 
     /// Reads the configuration again. One that cannot be used changes nothing.
-    fn reload(&mut self, read: &impl Fn() -> Result<Options, Failure>) {
+    fn reload(&mut self, read: &impl Fn(Option<&Link>) -> Result<Options, Failure>) {
         match self.reread(read) {
             Ok(options) => {
                 log("the configuration was read again");
@@ -231,8 +232,11 @@ impl Server {
         }
     }
 
-    fn reread(&mut self, read: &impl Fn() -> Result<Options, Failure>) -> Result<Options, Failure> {
-        let options = read()?;
+    fn reread(
+        &mut self,
+        read: &impl Fn(Option<&Link>) -> Result<Options, Failure>,
+    ) -> Result<Options, Failure> {
+        let options = read(Some(&self.link))?;
         if (&options.uid, &options.gid) != (&self.options.uid, &self.options.gid) {
             return Err(Failure::IdentityChanged);
         }
