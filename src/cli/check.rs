@@ -17,6 +17,7 @@ use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
 use crate::sys::fds;
 use crate::vassal::link::LINK_FD;
+use crate::vassal::sent::ConfigPipe;
 
 /// Look at configuration files as the emperor would; run and fetch nothing.
 #[derive(Debug, clap::Args)]
@@ -111,12 +112,17 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     let terms = words.first().is_some_and(|word| word == b"--terms");
     let environment: Vec<_> =
         std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    // What cannot be had is no fault of the tenant's.
+    let sent = ConfigPipe::from_environment().and_then(|pipe| pipe.map(|pipe| pipe.receive()).transpose());
+    let Ok(sent) = sent else { return ExitCode::SUCCESS };
     if terms {
         let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());
         let file = file.as_deref().map(|name| Path::new(OsStr::from_bytes(name)));
-        return tell_terms(&agree::look(Path::new("."), file, &words, &environment));
+        return tell_terms(&agree::look(Path::new("."), file, &words, &environment, sent.as_deref()));
     }
-    let Some(problem) = judge::fault(Path::new("."), &words, &environment) else { return ExitCode::SUCCESS };
+    let Some(problem) = judge::fault(Path::new("."), &words, &environment, sent.as_deref()) else {
+        return ExitCode::SUCCESS;
+    };
     // The emperor says which vassal; if its log cannot be written to, the status still tells.
     let _ = writeln!(std::io::stderr(), "[emperor] {}", judge::line(&problem));
     BROKEN.into()

@@ -19,7 +19,7 @@ use crate::emperor::process::{
 };
 use crate::emperor::reign::{self, Accession};
 use crate::emperor::settings::Settings;
-use crate::emperor::source::Sources;
+use crate::emperor::source::{SCHEMES, Sources};
 use crate::emperor::stats::Itself;
 use crate::emperor::survival::{Heritage, Origin, State};
 use crate::emperor::systemd;
@@ -193,7 +193,8 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
     );
     info!("[emperor] engine of the vassals: {engine}");
     if settings.list_monitors {
-        info!("imperial monitors: dir:// glob://");
+        let schemes: Vec<_> = SCHEMES.iter().map(|scheme| format!("{scheme}://")).collect();
+        info!("imperial monitors: {}", schemes.join(" "));
     }
     let itself = Itself {
         version: env!("CARGO_PKG_VERSION"),

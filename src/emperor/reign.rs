@@ -141,7 +141,15 @@ pub fn reign(
     accession: Accession,
     begun: impl FnOnce(&Path) -> Result<Vec<PidFileRecord>, ProcessError>,
 ) -> Result<(), ReignError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // A host's name may have to be looked up, in a thread beside this one: that must not take signals, which are held
+    // back here while another program takes our place.
+    runtime.max_blocking_threads(1).thread_keep_alive(Duration::from_secs(1)).on_thread_start(|| {
+        if let Err(errno) = SigSet::all().thread_block() {
+            error!("[emperor] a thread takes signals: {errno}");
+        }
+    });
+    let runtime = runtime.enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut reign = Reign::begin(accession)?;
         let last = reign.sources.infos().last().map(|(_, info)| info.cwd.clone());
@@ -159,7 +167,7 @@ fn now() -> Now {
 impl Reign {
     fn begin(accession: Accession) -> Result<Self, ReignError> {
         let renewal = Renewal::new(&accession);
-        let Accession { policy, mut launch, spawner, itself, heritage, .. } = accession;
+        let Accession { mut policy, mut launch, spawner, itself, heritage, .. } = accession;
         let own = heritage.header.as_ref().and_then(|header| header.process.as_ref());
         let (is_own, strays) = (own.is_some(), own.is_some_and(|process| process.strays));
         let manager = Manager::default();
@@ -172,7 +180,8 @@ impl Reign {
         if policy.tyrant {
             tyranny::warn_of_open_doors(&sources);
         }
-        launch.places = sources.infos().filter_map(|(_, info)| Place::new(info.cwd.clone())).collect();
+        launch.places = sources.infos().filter_map(|(_, info)| Place::new(info)).collect();
+        policy.on_demand |= sources.infos().any(|(_, info)| info.carries); // each row may name a socket
         if let Some((_, last)) = sources.infos().last() {
             launch.vassals_dir = Text::from(last.cwd.as_os_str());
         }
@@ -304,8 +313,16 @@ impl Reign {
         let mut reports = Vec::new();
         look(&mut self.sources, Instant::now(), &mut |report| reports.push(report));
         for report in reports {
+            let report = match report {
+                Report::Supplies(source, supplies) => {
+                    self.hands.supply(source, supplies, &self.court);
+                    continue;
+                }
+                report => report,
+            };
             match &report {
                 Report::Trouble(_, trouble) => error!("[emperor] {trouble}"),
+                Report::Remark(_, remark) => info!("[emperor] {remark}"),
                 Report::ScanBegan(source) => self.settle_place(*source),
                 Report::ScanEnded(_) => self.hands.look_after_sockets(&self.court),
                 _ => {}
@@ -316,7 +333,7 @@ impl Reign {
 
     /// A link that leads to a source's directory may lead elsewhere than before.
     fn settle_place(&mut self, source: SourceId) {
-        if let Some(place) = self.sources.info(source).and_then(|info| Place::new(info.cwd.clone())) {
+        if let Some(place) = self.sources.info(source).and_then(Place::new) {
             self.hands.set_place(source, place);
         }
     }

@@ -178,6 +178,7 @@ impl Reader<'_> {
             rescan: Duration::from_secs(self.new_number("emperor-rescan", MAX_SECONDS, 60)?),
             scan_every: Some(freq),
             pattern_cwd: self.path("force-cwd").map(PathBuf::from),
+            tyrant: self.0.flag("emperor-tyrant"),
         })
     }
 

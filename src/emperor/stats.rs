@@ -265,7 +265,7 @@ mod tests {
             Identity { mtime_ns: 5_000_000_000, ctime_ns: 0, device: 0, inode: 1, size: 1, uid: 7, gid: 8 };
         let now = Now { micros: 1, epoch: 9 };
         court.on_event(Event::Report(Report::Seen(SourceId(0), name, identity)), now, &mut Vec::new());
-        let source = SourceInfo { argument: "/srv".into(), cwd: "/srv".into() };
+        let source = SourceInfo { argument: "/srv".into(), cwd: "/srv".into(), carries: false };
         let itself =
             Itself { version: "1", pid: 2, uid: 0, gid: 0, cwd: "/".into(), tyrant: true, minified: false };
         let text = String::from_utf8(document(&itself, &[&source], &court, &|_| "", &|_| None)).unwrap();

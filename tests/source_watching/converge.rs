@@ -39,7 +39,9 @@ fn believe(said: &[Report]) -> Belief {
                 belief.insert(name.clone(), (identity.inode, identity.size, identity.mtime_ns));
                 scan.iter_mut().for_each(|seen| seen.push(name.clone()));
             }
-            Report::Writing(_, name) => scan.iter_mut().for_each(|seen| seen.push(name.clone())),
+            Report::Writing(_, name) | Report::Unusable(_, name, _) => {
+                scan.iter_mut().for_each(|seen| seen.push(name.clone()))
+            }
             Report::Odd(_, name, _) | Report::Gone(_, name) => drop(belief.remove(name)),
             Report::ScanEnded(_) => {
                 if let Some(seen) = scan.take() {
@@ -47,6 +49,7 @@ fn believe(said: &[Report]) -> Belief {
                 }
             }
             Report::Trouble(..) => scan = None,
+            Report::Supplies(..) | Report::Remark(..) => {} // a directory has neither
         }
     }
     belief

@@ -19,13 +19,21 @@ impl Court {
             }
             Report::Seen(source, name, identity) => self.seen(source, &name, identity, now),
             Report::Writing(source, name) => self.writing(source, &name),
-            Report::Odd(source, name, oddity) => self.odd(source, name, oddity, now),
+            Report::Odd(source, name, oddity) => {
+                self.note_odd(source, &name, oddity);
+                self.gone(source, &name, now);
+            }
+            Report::Unusable(source, name, oddity) => {
+                self.note_odd(source, &name, oddity);
+                self.writing(source, &name);
+            }
             Report::Gone(source, name) => {
                 self.no_longer_odd(source, &name);
                 self.gone(source, &name, now);
             }
             Report::ScanEnded(source) => self.scan_ended(source, now),
-            Report::Trouble(..) => {} // the hands have said it; nothing is known of the vassals
+            // The loop has said these, or given them to the hands; nothing is known of the vassals by them.
+            Report::Trouble(..) | Report::Remark(..) | Report::Supplies(..) => {}
         }
     }
 
@@ -92,9 +100,11 @@ impl Court {
         let vassal = &mut self.vassals[key];
         let after = vassal.identity;
         let other_owner = self.policy.tyrant && (before.uid, before.gid) != (after.uid, after.gid);
+        // Somebody else, or on another socket: it cannot become that while it runs.
+        let another = other_owner || before.demand() != after.demand();
         vassal.pardon();
         let state = vassal.state;
-        if other_owner {
+        if another {
             if state != State::Waiting {
                 vassal.on_demand = false; // its socket is bound anew
             }
@@ -103,16 +113,18 @@ impl Court {
             self.change_zergs(key, after, now);
         }
         match state {
-            State::Up if other_owner => {
-                self.say(key, What::OwnerChanged);
+            State::Up if another => {
+                if other_owner {
+                    self.say(key, What::OwnerChanged);
+                }
                 self.stop(key, Then::Restart, now);
             }
             State::Up => self.reload(key, true, now),
             State::Paused | State::Resting(_) => self.try_again(key, now),
-            State::Waiting if other_owner => self.enter_anew(key, now),
+            State::Waiting if another => self.enter_anew(key, now),
             State::Waiting => self.say(key, What::OnDemandUpdated),
             State::Stopping(Then::Rest) => self.vassals[key].state = State::Stopping(Then::Restart),
-            State::Stopping(Then::Wait) if other_owner => {
+            State::Stopping(Then::Wait) if another => {
                 self.vassals[key].state = State::Stopping(Then::Restart);
             }
             // It has not read the file yet, or will read it when it starts again.
@@ -148,25 +160,24 @@ impl Court {
         }
     }
 
-    fn odd(&mut self, source: SourceId, name: VassalName, oddity: Oddity, now: Now) {
+    fn note_odd(&mut self, source: SourceId, name: &VassalName, oddity: Oddity) {
         let scan = *self.scan_of(source);
         let many = self.odd.len() >= MANY_ODD;
-        match self.odd.get_mut(&name) {
+        match self.odd.get_mut(name) {
             Some(odd) if odd.source == source => {
                 odd.scan = scan;
                 if odd.oddity != oddity {
                     odd.oddity = oddity.clone();
-                    self.tell(&name, What::Odd(oddity));
+                    self.tell(name, What::Odd(oddity));
                 }
             }
             Some(_) => {} // it is odd in another source already; that is told
             None if !many => {
                 self.odd.insert(name.clone(), Odd { source, oddity: oddity.clone(), scan });
-                self.tell(&name, What::Odd(oddity));
+                self.tell(name, What::Odd(oddity));
             }
             None => {}
         }
-        self.gone(source, &name, now);
     }
 
     fn no_longer_odd(&mut self, source: SourceId, name: &VassalName) {
@@ -213,6 +224,7 @@ mod tests {
     use super::super::stage::{Stage, ms, name, s, version};
     use super::*;
     use crate::emperor::court::{Event, Order, Policy, Signal, Word};
+    use crate::emperor::source::DEMAND;
 
     const OTHER: SourceId = SourceId(1);
 
@@ -225,6 +237,42 @@ mod tests {
         assert_eq!(stage.file("b", version(1)), []);
         assert_eq!(stage.report(Report::ScanEnded(SourceId(0))), [Action::Stop(a, Order::Stop)]);
         assert_eq!((stage.state(b), stage.court.len()), (State::Up, 3));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_once_and_neither_starts_nor_ends_anybody() {
+        let mut stage = Stage::new(Policy::default());
+        let a = stage.up("a");
+        for told in [vec![What::Odd(Oddity::NoText)], vec![]] {
+            stage.report(Report::ScanBegan(SourceId(0)));
+            let done = stage.report(Report::Unusable(SourceId(0), name("a"), Oddity::NoText));
+            assert_eq!((done, &stage.told), (vec![], &told));
+            stage.report(Report::Unusable(SourceId(0), name("b"), Oddity::TextTooLong(70_000)));
+            assert_eq!(stage.report(Report::ScanEnded(SourceId(0))), []);
+        }
+        assert_eq!((stage.state(a), stage.court.find(&name("b"))), (State::Up, None));
+        assert_eq!(stage.file("a", version(1)), [], "and it is as it was");
+    }
+
+    #[test]
+    fn another_socket_in_its_source_restarts_a_vassal_and_enters_a_waiting_one_anew() {
+        let at = |socket: u64| Identity { device: socket | DEMAND, ..version(1) };
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", at(1));
+        let a = stage.key("a");
+        stage.on(Event::Admitted(a, true));
+        assert_eq!(stage.state(a), State::Waiting);
+        let done = stage.file("a", at(2));
+        let a = stage.key("a");
+        assert!(done.contains(&Action::Admit(a)), "{done:?}");
+        stage.on(Event::Admitted(a, true));
+        stage.on(Event::Connection(a));
+        stage.start(a);
+        stage.say(a, Word::Loyal);
+        stage.pass(s(1));
+        assert_eq!(stage.file("a", at(2)), []);
+        assert_eq!(stage.file("a", version(1)), [Action::Stop(a, Order::Stop)]);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Admit(a)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::config_pipe::{ConfigPipe, ConfigRecord};
 use super::{Hands, Token};
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Key;
@@ -26,6 +27,8 @@ pub struct Holdings<'h> {
     pub waiting: Option<(BorrowedFd<'h>, &'h str, Option<FileRecord>)>,
     /// Its control group.
     pub group: Option<GroupRecord>,
+    /// Its config pipe.
+    pub config: Option<(BorrowedFd<'h>, &'h ConfigRecord)>,
 }
 
 /// The same, taken over.
@@ -41,6 +44,8 @@ pub struct Belongings {
     pub waiting: Option<(OwnedFd, String, Option<FileRecord>)>,
     /// Its control group.
     pub group: Option<GroupRecord>,
+    /// Its config pipe.
+    pub config: Option<(OwnedFd, ConfigRecord)>,
 }
 
 impl Hands {
@@ -54,6 +59,7 @@ impl Hands {
             reports: held.reports.as_deref(),
             waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
             group: self.group_of(key),
+            config: held.config.as_ref().map(|config| config.parts()),
         })
     }
 
@@ -62,7 +68,7 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, waiting, group } = belongings;
+        let Belongings { link, pidfd, reports, waiting, group, config } = belongings;
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
         }
@@ -80,6 +86,8 @@ impl Hands {
         }
         let held = self.slot(key);
         (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
+        held.config = config.map(|(socket, record)| Box::new(ConfigPipe::of(socket, record)));
+        self.watch_config(key);
         if let Some(record) = group {
             self.adopt_group(key, record);
         }

@@ -17,10 +17,11 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use super::command::{Subject, Templates};
+use super::command::Templates;
+use super::config_pipe::ConfigPipe;
 use super::side::Errand;
 use super::{Hands, Launch, judge};
-use crate::config::{Loader, Machine, Mode};
+use crate::config::{Loader, Mode};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::Identity;
 use crate::sys::wait::Ending;
@@ -63,13 +64,20 @@ const MOST_ANSWER: usize = 100 << 10;
 const MOST_REASON: usize = 500;
 
 /// Looks at a vassal's file. `arguments` and `environment` are those that uWSGI would get in this directory; `file`
-/// is the one among the arguments, if no other argument can ask for anything.
+/// is the one among the arguments, if no other argument can ask for anything. What is `sent` stands in its place.
 #[must_use]
-pub fn look(directory: &Path, file: Option<&Path>, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Answer {
-    if file.is_some_and(|file| !may_ask_itself(&directory.join(file))) {
+pub fn look(
+    directory: &Path,
+    file: Option<&Path>,
+    arguments: &[Vec<u8>],
+    environment: &[Vec<u8>],
+    sent: Option<&[u8]>,
+) -> Answer {
+    let may_ask_itself = |file: &Path| sent.map_or_else(|| may_ask_itself(&directory.join(file)), may_ask);
+    if file.is_some_and(|file| !may_ask_itself(file)) {
         return Answer::Nothing;
     }
-    let world = Machine::new().in_directory(directory);
+    let world = judge::machine(directory, sent);
     let arguments: Vec<_> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| judge::pair(entry)).collect();
     // What cannot be read is told by the engine, which says it best.
@@ -108,14 +116,17 @@ impl Hands {
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else {
             return Agreement::Nothing;
         };
-        let subject = Subject::File(base_name(vassal));
-        let arguments = self.launch.templates.arguments(subject);
+        if self.launch.carries(vassal.source) && self.text_of(vassal).is_none() {
+            return Agreement::Nothing; // it is not started: nothing is known of it
+        }
+        let arguments = self.launch.templates.arguments(self.launch.subject(vassal).of_base());
         if self.launch.confinement.tyrant.is_some() {
             return self.look_as_tenant(key, vassal, &arguments);
         }
         let file = Path::new(OsStr::from_bytes(base_name(vassal)));
         let file = (!self.launch.others_may_ask()).then_some(file);
-        let answer = look(place.path(), file, &arguments, &self.launch.environment.of(false, None));
+        let environment = self.launch.environment.of(false, None);
+        let answer = look(place.path(), file, &arguments, &environment, self.text_of(vassal));
         self.settle(key, vassal, answer)
     }
 
@@ -129,7 +140,8 @@ impl Hands {
             directory: place.map(|place| Text::from(place.path().as_os_str())),
             end_after: Some(u32::try_from(judge::PATIENCE.as_secs()).unwrap_or(u32::MAX)),
             tyrant: Some(tyrant),
-            environment: self.launch.variables(None),
+            environment: self.launch.variables(self.launch.carries(vassal.source), None),
+            config_pipe: self.launch.carries(vassal.source),
             exec: Exec {
                 programs: vec![Text::from(OsStr::new(super::start::OWN_PROGRAM))],
                 args: words.map(|word| Text::from(OsStr::from_bytes(word))).collect(),
@@ -140,8 +152,11 @@ impl Hands {
         let begin = || -> Result<(), Box<dyn std::error::Error>> {
             let (ours, theirs) =
                 socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
-            let what = format!("the look at the file of {}", vassal.name);
-            self.try_beside(&order.plan(), &what, theirs.as_fd(), Errand::Terms(key, ours))
+            // What is in this pipe stays there when the end here is closed.
+            let config = self.text_of(vassal).map(ConfigPipe::filled).transpose()?;
+            let (config, what) = (config.as_ref(), format!("the look at the file of {}", vassal.name));
+            let errand = Errand::Terms(key, ours);
+            self.try_beside(&order.plan(), config.map(AsFd::as_fd), &what, theirs.as_fd(), errand)
         };
         match begin() {
             Ok(()) => Agreement::Later,

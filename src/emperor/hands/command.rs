@@ -120,6 +120,21 @@ pub enum Subject<'a> {
     File(&'a [u8]),
     /// The section `zerg` of the file of this name.
     Zerg(&'a [u8]),
+    /// What comes through the config pipe, under this name.
+    Sent(&'a [u8]),
+    /// The section `zerg` of that.
+    SentZerg(&'a [u8]),
+}
+
+impl Subject<'_> {
+    /// The same with the whole of what it is a section of.
+    pub(super) fn of_base(self) -> Self {
+        match self {
+            Self::Zerg(name) => Self::File(name),
+            Self::SentZerg(name) => Self::Sent(name),
+            whole => whole,
+        }
+    }
 }
 
 impl Templates {
@@ -139,6 +154,8 @@ impl Templates {
         let (name, argument) = match subject {
             Subject::File(name) => (name, name.to_vec()),
             Subject::Zerg(name) => (name, [name, b":zerg"].concat()),
+            Subject::Sent(name) => (name, [b"emperor://", name].concat()),
+            Subject::SentZerg(name) => (name, [b"emperor://", name, b":zerg"].concat()),
         };
         add(self.loader(name), &[OsString::from_vec(argument)]);
         add(b"--inherit", &self.inherit);
@@ -304,6 +321,8 @@ mod tests {
         assert_eq!(loader("a.conf"), "--config a.conf");
         assert_eq!(loader("al.json"), "--config al.json");
         assert_eq!(text(&templates.arguments(Subject::Zerg(b"a.xml"))), "--xml a.xml:zerg");
+        assert_eq!(text(&templates.arguments(Subject::Sent(b"a.yml"))), "--yaml emperor://a.yml");
+        assert_eq!(text(&templates.arguments(Subject::SentZerg(b"a.ini"))), "--ini emperor://a.ini:zerg");
     }
 
     #[test]

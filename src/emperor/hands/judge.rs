@@ -20,16 +20,26 @@ use crate::vassal::socket::Address;
 
 /// What uWSGI would end with, if it read these arguments in this directory.
 ///
-/// `arguments` and `environment` are those of the vassal.
+/// `arguments` and `environment` are those of the vassal; `sent` is what it reads from its config pipe.
 #[must_use]
-pub fn fault(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Option<Problem> {
-    look(directory, arguments, environment).fatal().cloned()
+pub fn fault(
+    directory: &Path,
+    arguments: &[Vec<u8>],
+    environment: &[Vec<u8>],
+    sent: Option<&[u8]>,
+) -> Option<Problem> {
+    look(directory, arguments, environment, sent).fatal().cloned()
 }
 
 /// What is most likely the reason for which a vassal of these arguments has ended before it was of any use.
 #[must_use]
-pub fn suspicion(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Option<Problem> {
-    let checked = look(directory, arguments, environment);
+pub fn suspicion(
+    directory: &Path,
+    arguments: &[Vec<u8>],
+    environment: &[Vec<u8>],
+    sent: Option<&[u8]>,
+) -> Option<Problem> {
+    let checked = look(directory, arguments, environment, sent);
     let worst = checked.worst().filter(|worst| *worst >= Severity::Warning)?;
     checked.problems.into_iter().find(|problem| problem.severity == worst)
 }
@@ -46,12 +56,20 @@ pub fn plain_suspicion(file: &Path) -> Option<String> {
     }
 }
 
-fn look(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Checked {
-    let world = Machine::new().in_directory(directory);
+fn look(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>], sent: Option<&[u8]>) -> Checked {
+    let world = machine(directory, sent);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
     let loader = Loader::new(&world, LIMITS);
     check::check(&loader, &arguments, &environment, Mode::Uwsgi)
+}
+
+pub(super) fn machine(directory: &Path, sent: Option<&[u8]>) -> Machine {
+    let machine = Machine::new().in_directory(directory);
+    match sent {
+        Some(text) => machine.with_sent(text.to_vec()),
+        None => machine,
+    }
 }
 
 /// The option, and its place, with which a vassal of these arguments binds this address itself.
@@ -60,9 +78,10 @@ pub fn binds(
     directory: &Path,
     arguments: &[Vec<u8>],
     environment: &[Vec<u8>],
+    sent: Option<&[u8]>,
     address: &Address,
 ) -> Option<String> {
-    let world = Machine::new().in_directory(directory);
+    let world = machine(directory, sent);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
     let config = Loader::new(&world, LIMITS).load(&arguments, &environment, Mode::Uwsgi).ok()?;
@@ -130,7 +149,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.ini"), text).unwrap();
         let arguments = [b"--ini".to_vec(), b"a.ini".to_vec()];
-        fault(dir.path(), &arguments, &[]).map(|problem| line(&problem))
+        fault(dir.path(), &arguments, &[], None).map(|problem| line(&problem))
     }
 
     #[test]
@@ -152,7 +171,7 @@ mod tests {
         std::fs::write(dir.path().join("a.ini"), "").unwrap();
         let suspected = |name: &str| {
             let arguments = [b"--ini".to_vec(), name.as_bytes().to_vec()];
-            suspicion(dir.path(), &arguments, &[]).map(|problem| line(&problem)).unwrap_or_default()
+            suspicion(dir.path(), &arguments, &[], None).map(|problem| line(&problem)).unwrap_or_default()
         };
         assert!(suspected("a.ini").contains("empty"), "{}", suspected("a.ini"));
         assert!(plain_suspicion(&dir.path().join("a.ini")).is_some_and(|why| why.contains("empty")));

@@ -6,6 +6,7 @@
 mod adopt;
 pub mod agree;
 pub mod command;
+mod config_pipe;
 mod group;
 pub mod judge;
 mod notices;
@@ -32,6 +33,7 @@ use crate::vassal::link::{Order, Reports, Word};
 use side::Errand;
 
 pub use adopt::{Belongings, Holdings};
+pub use config_pipe::ConfigRecord;
 pub use on_demand::{Demand, OnDemand};
 pub use side::{BROKEN, SideHooks};
 pub use start::{Confinement, Launch, Place, TyrantRules};
@@ -50,6 +52,8 @@ struct Held {
     waiting: Option<Box<on_demand::Waiting>>,
     /// Its control group.
     group: Option<Box<group::Kept>>,
+    /// Its config pipe, while it runs, if it has no file.
+    config: Option<Box<config_pipe::ConfigPipe>>,
 }
 
 /// The hands.
@@ -64,6 +68,8 @@ pub struct Hands {
     environment: CStrings,
     asks: on_demand::Asks,
     book: group::Book,
+    /// What vassals without files are started with.
+    supplies: config_pipe::Table,
     /// Why vassals have no on-demand socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     /// What came of actions, and is told later.
@@ -107,6 +113,8 @@ enum Token {
     Answer(usize),
     /// What the kernel tells of control groups.
     Groups,
+    /// A vassal's config pipe, into which more fits.
+    Config(Key),
 }
 
 /// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
@@ -122,6 +130,7 @@ impl Token {
             Self::Side(place) => (3, place as u64),
             Self::Answer(place) => (4, place as u64),
             Self::Groups => (5, 0),
+            Self::Config(key) => (6, key.to_bits()),
         };
         bits | kind << KIND_SHIFT
     }
@@ -134,6 +143,7 @@ impl Token {
             2 => Self::Waiting(key),
             3 => Self::Side(key.index()),
             4 => Self::Answer(key.index()),
+            6 => Self::Config(key),
             _ => Self::Groups,
         }
     }
@@ -157,6 +167,7 @@ impl Hands {
             environment,
             asks: on_demand::Asks::default(),
             book,
+            supplies: HashMap::new(),
             refusals: HashMap::new(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
@@ -201,7 +212,7 @@ impl Hands {
                 return Some(Event::Unread(key, unread));
             }
             Action::Listen(key) => self.listen_on(key, court),
-            Action::PushConfig(_) => {} // no source carries texts yet
+            Action::PushConfig(key) => self.push_config(key, court),
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
                 self.let_go(key);
@@ -240,6 +251,7 @@ impl Hands {
                 Token::Process(key) => self.reap(key, court, events),
                 Token::Waiting(key) => events.extend(self.connected(key)),
                 Token::Groups => self.hear_groups(court, events),
+                Token::Config(key) => self.push_rest(key),
                 Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {
                     Some((Errand::Judge(key), ending)) => {
@@ -357,6 +369,7 @@ impl Hands {
         if let Some(held) = self.held(key) {
             held.link = None;
             held.pidfd = None;
+            held.config = None;
         }
         let limits = self.limits_told(key, ending);
         if let Some(vassal) = court.get(key) {

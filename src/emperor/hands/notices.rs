@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::emperor::court::{Notice, What};
 use crate::emperor::source::{Oddity, VassalName};
+use crate::vassal::link::MOST_CONFIG_BYTES;
 
 /// How many lines speak of names that cannot be vassals'. Whoever may write to a directory makes such names as fast as
 /// he likes, and again after he has removed them.
@@ -91,6 +92,10 @@ fn of_vassal(name: &VassalName, what: &What) {
         What::Rests => info!(
             "[emperor] vassal {name} is idle and asked to be stopped; it stays so until its file is touched"
         ),
+        What::Odd(oddity @ (Oddity::NoText | Oddity::TextTooLong(_) | Oddity::Twice)) => error!(
+            "[emperor] vassal {name} cannot be started, and goes on as it is if it runs: {}",
+            odd(oddity)
+        ),
         What::Odd(oddity) => warn!("[emperor] {name} is no vassal: {}", odd(oddity)),
         What::TwoSources => {
             warn!("[emperor] vassal {name} is in two sources; the file that was found first is used");
@@ -142,5 +147,14 @@ pub(super) fn odd(oddity: &Oddity) -> String {
         Oddity::Unreadable(errno) => {
             format!("it cannot be examined: {}", std::io::Error::from_raw_os_error(*errno))
         }
+        Oddity::NoText => "its configuration is empty; its source must supply one".into(),
+        Oddity::TextTooLong(bytes) => format!(
+            "its configuration has {bytes} bytes, and no more than {MOST_CONFIG_BYTES} can be sent to a vassal; shorten \
+             it, or have it include a file"
+        ),
+        Oddity::NoOwner => {
+            "in tyrant mode its source must say as which uid and gid it runs, each as a number".into()
+        }
+        Oddity::Twice => "its source has it more than once; leave one of them".into(),
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use tracing::{error, warn};
 
-use super::command::Subject;
+use super::config_pipe::ConfigPipe;
 use super::start::OWN_PROGRAM;
 use super::{Hands, Token, Verdict, judge};
 use crate::emperor::court::{Court, Key, Vassal};
@@ -173,12 +173,17 @@ impl Hands {
 
     /// Whether the changed file of a vassal would end it.
     pub(super) fn judge(&mut self, key: Key, vassal: &Vassal) -> Verdict {
-        let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+        let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
         if self.launch.confinement.tyrant.is_some() {
             return self.judge_as_tenant(key, vassal, &arguments);
         }
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return Verdict::Fine };
-        match judge::fault(place.path(), &arguments, &self.launch.environment.of(false, None)) {
+        match judge::fault(
+            place.path(),
+            &arguments,
+            &self.launch.environment.of(false, None),
+            self.text_of(vassal),
+        ) {
             None => Verdict::Fine,
             Some(problem) => {
                 let (name, line) = (&vassal.name, judge::line(&problem));
@@ -200,9 +205,12 @@ impl Hands {
             return;
         };
         let why = if self.launch.engine.reads_uwsgi_files() {
-            let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+            let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
             let environment = self.launch.environment.of(false, None);
-            judge::suspicion(place.path(), &arguments, &environment).map(|problem| judge::line(&problem))
+            let problem = judge::suspicion(place.path(), &arguments, &environment, self.text_of(vassal));
+            problem.map(|problem| judge::line(&problem))
+        } else if place.carries() {
+            None
         } else {
             judge::plain_suspicion(&place.path().join(vassal.name.as_path()))
         };
@@ -217,6 +225,9 @@ impl Hands {
             return Verdict::Fine; // one that does not end is enough
         }
         let place = self.launch.places.get(usize::from(vassal.source.0));
+        // What is in this pipe stays there when the end here is closed.
+        let config = self.text_of(vassal).map(ConfigPipe::filled).transpose();
+        let Ok(config) = config else { return Verdict::Fine };
         let words = std::iter::once(&b"judge"[..]).chain(arguments.iter().map(Vec::as_slice));
         let own = OsStr::new(OWN_PROGRAM);
         let order = VassalOrder {
@@ -224,7 +235,8 @@ impl Hands {
             directory: place.map(|place| Text::from(place.path().as_os_str())),
             end_after: Some(u32::try_from(judge::PATIENCE.as_secs()).unwrap_or(u32::MAX)),
             tyrant: Some(tyrant),
-            environment: self.launch.variables(None),
+            environment: self.launch.variables(place.is_some_and(super::Place::carries), None),
+            config_pipe: config.is_some(),
             exec: Exec {
                 programs: vec![Text::from(own)],
                 args: words.map(|word| Text::from(OsStr::from_bytes(word))).collect(),
@@ -233,7 +245,7 @@ impl Hands {
             ..VassalOrder::default()
         };
         let what = format!("the look at the changed file of {}", vassal.name);
-        match self.try_unheard(&order.plan(), &what, Errand::Judge(key)) {
+        match self.try_unheard(&order.plan(), config.as_ref().map(AsFd::as_fd), &what, Errand::Judge(key)) {
             Ok(()) => Verdict::Later,
             Err(cause) => {
                 warn!("[emperor] cannot look at the changed file of {}: {cause}", vassal.name);
@@ -243,7 +255,9 @@ impl Hands {
     }
 
     fn run_beside(&mut self, plan: &LaunchPlan, what: &str) {
-        if let Err(cause) = self.try_unheard(plan, what, Errand::Act { limit: self.launch.beside.limit }) {
+        if let Err(cause) =
+            self.try_unheard(plan, None, what, Errand::Act { limit: self.launch.beside.limit })
+        {
             error!("[emperor] cannot run {what}: {cause}");
         }
     }
@@ -252,17 +266,19 @@ impl Hands {
     fn try_unheard(
         &mut self,
         plan: &LaunchPlan,
+        config: Option<BorrowedFd<'_>>,
         what: &str,
         errand: Errand,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let nobody_listens = std::fs::File::options().write(true).open("/dev/null")?;
-        self.try_beside(plan, what, nobody_listens.as_fd(), errand)
+        self.try_beside(plan, config, what, nobody_listens.as_fd(), errand)
     }
 
     /// Starts a process beside the vassals; it finds `link` where a vassal finds its link.
     pub(super) fn try_beside(
         &mut self,
         plan: &LaunchPlan,
+        config: Option<BorrowedFd<'_>>,
         what: &str,
         link: BorrowedFd<'_>,
         errand: Errand,
@@ -275,7 +291,7 @@ impl Hands {
             environment: &nothing,
             cwd: None,
             stdin: None,
-            passed: [Some(link), Some(plan.as_fd()), None],
+            passed: [Some(link), Some(plan.as_fd()), config],
             kept: &[],
             parent_death_signal: 0,
             own_group: matches!(errand, Errand::Act { .. }),

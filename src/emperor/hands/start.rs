@@ -11,7 +11,8 @@ use tracing::error;
 
 use super::Hands;
 use super::agree::{Agreement, base_name};
-use super::command::{self, Command, Engine, Environment, Subject, Templates};
+use super::command::{self, Command, Engine, Environment, Templates};
+use super::config_pipe::ConfigPipe;
 use super::group;
 use super::judge;
 use super::on_demand::OnDemand;
@@ -19,7 +20,7 @@ use super::side::SideHooks;
 use crate::emperor::cgroup::GroupRules;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::jail_policy::JailPolicy;
-use crate::emperor::source::{SourceId, VassalName};
+use crate::emperor::source::{SourceId, SourceInfo, VassalName};
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
@@ -35,14 +36,20 @@ use crate::vassal::terms::{self, Terms};
 pub struct Place {
     path: PathBuf,
     c_path: CString,
+    carries: bool,
 }
 
 impl Place {
-    /// The directory. `None` if its path holds a NUL, which no path does.
+    /// The place of a source. `None` if its path holds a NUL, which no path does.
     #[must_use]
-    pub fn new(path: PathBuf) -> Option<Self> {
-        let c_path = CString::new(path.as_os_str().as_bytes()).ok()?;
-        Some(Self { path, c_path })
+    pub fn new(source: &SourceInfo) -> Option<Self> {
+        let c_path = CString::new(source.cwd.as_os_str().as_bytes()).ok()?;
+        Some(Self { path: source.cwd.clone(), c_path, carries: source.carries })
+    }
+
+    /// Whether its vassals have no files there, but texts that their source supplies.
+    pub(super) fn carries(&self) -> bool {
+        self.carries
     }
 
     /// The directory.
@@ -122,6 +129,14 @@ impl Confinement {
     }
 }
 
+/// What a vassal gets of what it shares with us.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    stdin: Option<BorrowedFd<'a>>,
+    link: BorrowedFd<'a>,
+    config: Option<BorrowedFd<'a>>,
+}
+
 impl Hands {
     /// Where the vassals of a source start from now on.
     pub fn set_place(&mut self, source: SourceId, place: Place) {
@@ -187,11 +202,15 @@ impl Hands {
 
     fn start(&mut self, key: Key, court: &Court, terms: Option<&Terms>) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotStarted(key, false) };
-        let subject = match vassal.zerg.and_then(|zerg| court.get(zerg.base)) {
-            Some(base) => Subject::Zerg(base.name.as_bytes()),
-            None => Subject::File(vassal.name.as_bytes()),
+        let supply = match (self.launch.carries(vassal.source), self.supply_of(vassal)) {
+            (false, _) => None,
+            (true, Some(supply)) => Some(supply.clone()),
+            (true, None) => {
+                not_supplied(&vassal.name);
+                return Event::NotStarted(key, false);
+            }
         };
-        let arguments = self.launch.templates.arguments(subject);
+        let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
         let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
         let is_command = terms.is_some_and(|terms| terms.program.is_some());
         if !is_command && commands.iter().all(|command| command.files.is_empty()) {
@@ -200,10 +219,18 @@ impl Hands {
         }
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
         let Ok((ours, theirs)) = pair else { return Event::NotStarted(key, true) };
+        let Ok(config) = supply.as_ref().map(|_| ConfigPipe::new()).transpose() else {
+            return Event::NotStarted(key, true);
+        };
+        let (config, their_config) = config.unzip();
         let direct = self.launch.confinement.is_none() && terms.is_none_or(Terms::ask_for_a_share_only);
         // Without its socket a vassal that waits on demand would be another one.
         let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
-        let stdin = socket.as_ref().map(AsFd::as_fd);
+        let ends = Ends {
+            stdin: socket.as_ref().map(AsFd::as_fd),
+            link: theirs.as_fd(),
+            config: their_config.as_ref().map(AsFd::as_fd),
+        };
         let share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
         let entrance = match self.enter_group(key, vassal, court, share) {
             Ok(entrance) => entrance,
@@ -213,11 +240,11 @@ impl Hands {
             }
         };
         let child = if direct {
-            self.start_directly(vassal, &commands, theirs.as_fd(), stdin, entrance.groups())
+            self.start_directly(vassal, &commands, ends, entrance.groups())
         } else {
-            self.start_launcher(vassal, &commands, terms, theirs.as_fd(), stdin, entrance.groups())
+            self.start_launcher(vassal, &commands, terms, ends, entrance.groups())
         };
-        drop((theirs, entrance));
+        drop((theirs, their_config, entrance));
         let child = match child {
             Ok(child) => child,
             Err(SpawnError::NoProcess(error)) => {
@@ -240,7 +267,14 @@ impl Hands {
         let reports = (!direct).then(Box::<Reports>::default);
         let pid = child.pid;
         match self.hold(key, ours, child.pidfd, reports) {
-            Ok(()) => Event::Started(key, pid),
+            Ok(()) => {
+                if let (Some(mut pipe), Some(supply)) = (config, supply) {
+                    pipe.put(supply.text());
+                    self.slot(key).config = Some(Box::new(pipe));
+                    self.watch_config(key);
+                }
+                Event::Started(key, pid)
+            }
             Err(_) => {
                 self.leave_group(key);
                 Event::NotStarted(key, true)
@@ -252,13 +286,13 @@ impl Hands {
         &mut self,
         vassal: &Vassal,
         commands: &[Command],
-        link: BorrowedFd<'_>,
-        stdin: Option<BorrowedFd<'_>>,
+        ends: Ends<'_>,
         groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
         let launch = &self.launch;
-        let special =
-            vassal.zerg.map(|zerg| command::c_strings(launch.environment.of(false, Some(zerg.number))));
+        let number = vassal.zerg.map(|zerg| zerg.number);
+        let special = (ends.config.is_some() || number.is_some())
+            .then(|| command::c_strings(launch.environment.of(ends.config.is_some(), number)));
         let prepared: Vec<_> = commands.iter().flat_map(prepare).collect();
         let candidates: Vec<_> =
             prepared.iter().map(|(path, arguments)| Candidate { path, arguments }).collect();
@@ -266,8 +300,8 @@ impl Hands {
             candidates: &candidates,
             environment: special.as_ref().unwrap_or(&self.environment),
             cwd: launch.places.get(usize::from(vassal.source.0)).map(|place| place.c_path.as_c_str()),
-            stdin,
-            passed: [Some(link), None, None],
+            stdin: ends.stdin,
+            passed: [Some(ends.link), None, ends.config],
             kept: &launch.safe_fds,
             parent_death_signal: if launch.die_together { nix::libc::SIGKILL } else { 0 },
             own_group: false,
@@ -281,8 +315,7 @@ impl Hands {
         vassal: &Vassal,
         commands: &[Command],
         terms: Option<&Terms>,
-        link: BorrowedFd<'_>,
-        stdin: Option<BorrowedFd<'_>>,
+        ends: Ends<'_>,
         groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
         let plan = self.plan(vassal, commands, terms).map_err(SpawnError::Prepare)?;
@@ -294,8 +327,8 @@ impl Hands {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &nothing,
             cwd: place.map(|place| place.c_path.as_c_str()),
-            stdin,
-            passed: [Some(link), Some(sealed.as_fd()), None],
+            stdin: ends.stdin,
+            passed: [Some(ends.link), Some(sealed.as_fd()), ends.config],
             kept: &self.launch.safe_fds,
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
             own_group: false,
@@ -310,8 +343,11 @@ impl Hands {
     pub(super) fn tyrant(&self, vassal: &Vassal) -> Option<Tyrant> {
         let TyrantRules { nofollow, initgroups } = self.launch.confinement.tyrant?;
         let tyrant = Tyrant::new(vassal.identity.uid, vassal.identity.gid)?;
-        let file = Text::from(OsStr::from_bytes(base_name(vassal)));
-        Some(tyrant.with_groups_of_user(initgroups).of_file(file, nofollow))
+        let tyrant = tyrant.with_groups_of_user(initgroups);
+        if self.launch.carries(vassal.source) {
+            return Some(tyrant); // its source has said so, and there is no file to confirm it
+        }
+        Some(tyrant.of_file(Text::from(OsStr::from_bytes(base_name(vassal))), nofollow))
     }
 
     fn plan(&self, vassal: &Vassal, commands: &[Command], terms: Option<&Terms>) -> io::Result<LaunchPlan> {
@@ -322,7 +358,8 @@ impl Hands {
         if confinement.tyrant.is_some() && tyrant.is_none() {
             return Err(io::ErrorKind::PermissionDenied.into()); // the court has refused it before
         }
-        let mut environment = launch.variables(vassal.zerg.map(|zerg| zerg.number));
+        let carried = launch.carries(vassal.source);
+        let mut environment = launch.variables(carried, vassal.zerg.map(|zerg| zerg.number));
         if confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
             let place = launch.places.get(usize::from(vassal.source.0));
             let dir =
@@ -361,7 +398,7 @@ impl Hands {
             view: terms.map(|terms| terms.view.clone()).unwrap_or_default(),
             around,
             log: program.and_then(|program| program.log.clone()),
-            config_pipe: false,
+            config_pipe: carried,
             safe_fds: launch.safe_fds.clone(),
         };
         Ok(order.plan())
@@ -390,8 +427,8 @@ impl Hands {
 
 impl Launch {
     /// The variables of a vassal, for a plan.
-    pub(super) fn variables(&self, zerg: Option<u32>) -> Vec<(Text, Text)> {
-        let entries = self.environment.of(false, zerg).into_iter().map(|entry| judge::pair(&entry));
+    pub(super) fn variables(&self, config: bool, zerg: Option<u32>) -> Vec<(Text, Text)> {
+        let entries = self.environment.of(config, zerg).into_iter().map(|entry| judge::pair(&entry));
         entries.map(|(name, value)| (name.into(), value.into())).collect()
     }
 }
@@ -437,6 +474,13 @@ fn programs(commands: &[Command]) -> String {
         String::from_utf8_lossy(command.arguments.first().map_or(b"", |a| a)).into_owned()
     };
     commands.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn not_supplied(name: &VassalName) {
+    error!(
+        "[emperor] vassal {name} cannot be started: its source has not supplied its configuration since this emperor \
+         began; it is tried again by and by"
+    );
 }
 
 fn no_program(name: &VassalName, commands: &[Command]) {

@@ -52,7 +52,10 @@ impl Reign {
 
     /// Whether it has a process.
     fn adopt(&mut self, inherited: Inherited, adoption: Adoption) -> bool {
-        let Inherited { record, kept, belongings } = inherited;
+        let Inherited { record, kept, belongings, supply } = inherited;
+        if let (Some(source), Some(supply)) = (adoption.source, supply) {
+            self.hands.supply_again(source, &record.name, supply);
+        }
         let (name, alive) = (record.name.clone(), record.pid > 0);
         let mut actions = Vec::new();
         let Some(key) = self.court.adopt(record, adoption, super::now(), &mut actions) else {
@@ -112,7 +115,8 @@ impl Reign {
         let started = if survivor.record.pid > 0 { wait::start_time(survivor.record.pid) } else { Ok(0) };
         let estate = &mut survivor.estate;
         (estate.kept, estate.started) = (number, started.unwrap_or(0));
-        (estate.link, estate.pidfd, estate.socket) = (None, None, None);
+        (estate.link, estate.pidfd, estate.socket, estate.config) = (None, None, None, None);
+        estate.supply = None; // it may be long, and comes again from its source
         Some(survivor)
     }
 }

@@ -5,7 +5,7 @@
 //! nothing is lost that a failure could not give back.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -259,7 +259,7 @@ impl Reign {
 
     /// The numbers of all descriptors that the next program must find open.
     fn passed(&self, state: &State, file: &OwnedFd) -> Vec<RawFd> {
-        let numbers = |estate: &Estate| [estate.link, estate.pidfd, estate.socket];
+        let numbers = |estate: &Estate| [estate.link, estate.pidfd, estate.socket, estate.config];
         let vassals = state.survivors.iter().flat_map(|survivor| numbers(&survivor.estate));
         let files = self.renewal.pid_files.iter().flat_map(|file| [file.directory, file.file]);
         let safe = self.hands.safe_fds().iter().copied().filter(|number| fds::is_open(*number));
@@ -298,7 +298,7 @@ impl Reign {
         let record = self.court.record(key)?;
         let holdings = self.hands.holdings(key);
         let number = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.as_raw_fd());
-        let estate = holdings.map_or_else(Estate::default, |holdings| {
+        let mut estate = holdings.map_or_else(Estate::default, |holdings| {
             let (socket, address, file) = match holdings.waiting {
                 Some((socket, address, file)) => (Some(socket), address.to_owned(), file),
                 None => (None, String::new(), None),
@@ -313,8 +313,15 @@ impl Reign {
                 address,
                 file,
                 group: holdings.group,
+                config: number(holdings.config.map(|(pipe, _)| pipe)),
+                config_record: holdings.config.map(|(_, record)| record.clone()).unwrap_or_default(),
+                supply: None,
             }
         });
+        estate.supply =
+            self.court.get(key).and_then(|vassal| self.hands.supply_of(vassal)).map(|supply| {
+                (Text::from(OsStr::from_bytes(supply.text())), supply.socket().map(str::to_owned))
+            });
         Some(Survivor { record, estate })
     }
 }

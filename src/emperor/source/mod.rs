@@ -1,12 +1,17 @@
 //! Imperial monitors: where vassals come from, and how their changes are noticed.
 //!
 //! Caller: the emperor's main loop only. A source *reports*; it never decides. It hands out snapshots of
-//! names with their identity, never contents, and the court compares them with what it knows. A change
-//! notification is a hint to look, nothing more: what is reported was read with `stat` afterwards.
+//! names with their identity, and the court compares them with what it knows. A change notification is a hint to
+//! look, nothing more: what is reported was read afterwards. The content of files stays where it is; a source without
+//! files supplies its vassals' texts beside the snapshot ([`Report::Supplies`]), and these are the hands' business.
 
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "no source of this build is without files"))]
+mod carried;
 mod name;
 mod notice;
 mod pattern;
+#[cfg(feature = "postgres")]
+mod pg;
 mod resolve;
 mod settle;
 mod sources;
@@ -15,8 +20,9 @@ mod stat;
 mod tree;
 mod watch;
 
+pub use carried::{Supplies, Supply};
 pub use sources::{SourceOptions, Sources};
-pub use spec::SourceError;
+pub use spec::{SCHEMES, SourceError};
 
 use std::path::{Path, PathBuf};
 
@@ -75,7 +81,8 @@ pub struct Identity {
     pub mtime_ns: i64,
     /// Last change of the inode, nanoseconds since the epoch.
     pub ctime_ns: i64,
-    /// Device that holds the file.
+    /// Device that holds the file. Of a vassal without one, whose source names an on-demand socket, what tells that
+    /// socket from others, with [`DEMAND`] set.
     pub device: u64,
     /// Inode number.
     pub inode: u64,
@@ -93,7 +100,16 @@ impl Identity {
     pub fn differs(&self, other: &Self) -> bool {
         Self { ctime_ns: 0, ..*self } != Self { ctime_ns: 0, ..*other }
     }
+
+    /// What tells the on-demand socket that a source names from others; 0 for none, and for files.
+    #[must_use]
+    pub fn demand(&self) -> u64 {
+        if self.device & DEMAND == 0 { 0 } else { self.device }
+    }
 }
+
+/// A bit that no device's number has: these have 32 in Linux. An identity has no room for a field more.
+pub const DEMAND: u64 = 1 << 63;
 
 /// Why a name that looks like a vassal's cannot be one.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,6 +126,14 @@ pub enum Oddity {
     Colon,
     /// `stat` failed otherwise; the number is the errno.
     Unreadable(i32),
+    /// Its source supplies no configuration for it.
+    NoText,
+    /// The configuration that its source supplies has so many bytes, more than fit through a config pipe.
+    TextTooLong(usize),
+    /// Tyrant mode, and its source does not say as whom it shall run.
+    NoOwner,
+    /// Its source has it more than once.
+    Twice,
 }
 
 /// What a source says of the world.
@@ -124,6 +148,11 @@ pub enum Report {
     Writing(SourceId, VassalName),
     /// An entry with a vassal's name that cannot be one. Counts as not there.
     Odd(SourceId, VassalName, Oddity),
+    /// What the source has of it cannot be used. It is there all the same: one that runs goes on as it is, and one
+    /// that is new is none. Sent within a scan only.
+    Unusable(SourceId, VassalName, Oddity),
+    /// What a source without files supplies for all its vassals, from now on. Sent within a scan, before the names.
+    Supplies(SourceId, Supplies),
     /// A name is no more.
     Gone(SourceId, VassalName),
     /// The scan is complete.
@@ -132,6 +161,8 @@ pub enum Report {
     /// `ScanEnded`: nothing is known of its vassals until the next scan, and they keep running.
     /// Sent once per change of the reason; the text names the object, the cause and the remedy.
     Trouble(SourceId, String),
+    /// What there is to know of a source that is no trouble. Sent once per change.
+    Remark(SourceId, String),
 }
 
 /// One `emperor` argument, and how it was understood.
@@ -141,6 +172,8 @@ pub struct SourceInfo {
     pub argument: String,
     /// The directory in which this source's vassals start: the directory itself, or the emperor's own.
     pub cwd: PathBuf,
+    /// Whether it has no files, and supplies its vassals' texts instead.
+    pub carries: bool,
 }
 
 /// Bytes as a path.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::AddWatchFlags as Mask;
 
+use super::carried::{Carrier, Inbox};
 use super::name::Names;
 use super::pattern::Level;
 use super::settle::{ABSENCE, Change, Place, Settle};
@@ -35,6 +36,8 @@ pub struct SourceOptions {
     /// `force-cwd`, or the directory in which the emperor was started: patterns are meant from it, and their vassals
     /// start in it. `None`: the same as for directories.
     pub pattern_cwd: Option<PathBuf>,
+    /// `emperor-tyrant`: a source without files must say whose its vassals are.
+    pub tyrant: bool,
 }
 
 impl Default for SourceOptions {
@@ -47,6 +50,7 @@ impl Default for SourceOptions {
             rescan: Duration::from_secs(60),
             scan_every: None,
             pattern_cwd: None,
+            tyrant: false,
         }
     }
 }
@@ -63,6 +67,8 @@ pub struct Sources {
     pub(super) nodes: HashMap<u32, Node>,
     pub(super) links: HashMap<u32, Link>,
     pub(super) last_id: u32,
+    pub(super) inbox: Inbox,
+    pub(super) tyrant: bool,
     safety: Duration,
     safety_at: Option<Instant>,
 }
@@ -72,6 +78,8 @@ pub struct Sources {
 pub(super) struct Source {
     pub(super) info: SourceInfo,
     pub(super) is_dir: bool,
+    /// What reads it, if it has no files.
+    pub(super) carrier: Option<Carrier>,
     pub(super) base: PathBuf,
     pub(super) levels: Rc<[Level]>,
     pub(super) prefix: Box<[u8]>,
@@ -181,6 +189,8 @@ impl Sources {
             nodes: HashMap::new(),
             links: HashMap::new(),
             last_id: 0,
+            inbox: Inbox::default(),
+            tyrant: options.tyrant,
             safety: options.rescan,
             safety_at: None,
         })
@@ -206,11 +216,15 @@ impl Sources {
 
     /// Resolves when something happened that [`Sources::on_hint`] should look at. Cancel-safe.
     pub async fn hinted(&mut self) {
-        self.watch.readable().await;
+        tokio::select! {
+            () = self.watch.readable() => {}
+            () = self.inbox.filled() => {}
+        }
     }
 
     /// Looks at what happened: about a thousand events at most, then [`Sources::hinted`] resolves at once.
     pub fn on_hint(&mut self, now: Instant, report: &mut dyn FnMut(Report)) {
+        self.unpack(report);
         let heard = self.watch.read();
         if heard.lost {
             (0..self.sources.len()).for_each(|at| self.ask(at, now));
@@ -345,6 +359,7 @@ impl Source {
         Self {
             info: spec.info,
             is_dir: spec.is_dir,
+            carrier: spec.carrier,
             base: spec.base,
             levels: spec.levels,
             prefix: spec.prefix,

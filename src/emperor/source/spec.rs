@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::SourceInfo;
+use super::carried::Carrier;
 use super::name::Names;
 use super::pattern::{self, Level};
+
+/// The imperial monitors that this program has.
+pub const SCHEMES: &[&str] =
+    if cfg!(feature = "postgres") { &["dir", "glob", "pg"] } else { &["dir", "glob"] };
 
 /// Why an `emperor` argument cannot be a source.
 #[derive(Debug, thiserror::Error)]
@@ -20,14 +25,33 @@ pub enum SourceError {
     },
     /// The part before `://` is nobody's.
     #[error(
-        "emperor argument {argument:?}: there is no imperial monitor {scheme:?}, only dir and glob; \
-         for a file of that name write ./ before it"
+        "emperor argument {argument:?}: there is no imperial monitor {scheme:?}, only {}; \
+         for a file of that name write ./ before it", SCHEMES.join(" and ")
     )]
     UnknownScheme {
         /// The argument as given.
         argument: OsString,
         /// What stands before `://`.
         scheme: String,
+    },
+    /// A monitor that was left out when this program was built.
+    #[error(
+        "emperor argument {scheme}://…: this program was built without that imperial monitor; build it with cargo's \
+         --features {feature}"
+    )]
+    LeftOut {
+        /// What stands before `://`.
+        scheme: &'static str,
+        /// Cargo's name of what is missing.
+        feature: &'static str,
+    },
+    /// The parameters of a connection that cannot be used.
+    #[error("emperor argument {scheme}://{cause}")]
+    Connection {
+        /// What stands before `://`.
+        scheme: &'static str,
+        /// The parameters without their password, and what is wrong with them.
+        cause: String,
     },
     /// A file that no rule takes for a vassal's.
     #[error(
@@ -57,6 +81,8 @@ pub(super) struct Spec {
     pub(super) levels: Rc<[Level]>,
     /// What stands in a vassal's name before the first of them.
     pub(super) prefix: Box<[u8]>,
+    /// What reads it, if it has no files.
+    pub(super) carrier: Option<Carrier>,
 }
 
 /// Where relative arguments are meant from. Both are absolute.
@@ -79,6 +105,7 @@ impl Spec {
         match scheme {
             Some(b"dir") => Ok(Self::directory(&start.cwd.join(OsStr::from_bytes(rest)))),
             Some(b"glob") => Self::glob(argument, rest, start.patterns, names),
+            Some(b"pg") => Self::postgres(rest, start.cwd),
             Some(other) => Err(SourceError::UnknownScheme {
                 argument: argument.to_owned(),
                 scheme: String::from_utf8_lossy(other).into_owned(),
@@ -111,11 +138,12 @@ impl Spec {
         // Not there yet, or not to be entered: the way to it says so when it is looked at.
         let real = path.canonicalize().unwrap_or_else(|_| path.components().collect());
         Self {
-            info: SourceInfo { argument: real.to_string_lossy().into_owned(), cwd: real },
+            info: SourceInfo { argument: real.to_string_lossy().into_owned(), cwd: real, carries: false },
             is_dir: true,
             base: path.to_owned(),
             levels: Rc::new([Level::Any]),
             prefix: Box::default(),
+            carrier: None,
         }
     }
 
@@ -131,12 +159,36 @@ impl Spec {
         }
         let prefix = pattern::unescape(before);
         Ok(Self {
-            info: SourceInfo { argument: String::from_utf8_lossy(text).into_owned(), cwd: cwd.to_owned() },
+            info: SourceInfo {
+                argument: String::from_utf8_lossy(text).into_owned(),
+                cwd: cwd.to_owned(),
+                carries: false,
+            },
             is_dir: false,
             base: cwd.join(OsStr::from_bytes(&prefix)),
             levels,
             prefix: prefix.into(),
+            carrier: None,
         })
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres(rest: &[u8], cwd: &Path) -> Result<Self, SourceError> {
+        let query = super::pg::Query::parse(&String::from_utf8_lossy(rest))
+            .map_err(|cause| SourceError::Connection { scheme: "pg", cause })?;
+        Ok(Self {
+            info: SourceInfo { argument: query.shown().to_owned(), cwd: cwd.to_owned(), carries: true },
+            is_dir: false,
+            base: PathBuf::new(),
+            levels: Rc::new([]),
+            prefix: Box::default(),
+            carrier: Some(Carrier { query, wish: None }),
+        })
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn postgres(_rest: &[u8], _cwd: &Path) -> Result<Self, SourceError> {
+        Err(SourceError::LeftOut { scheme: "pg", feature: "postgres" })
     }
 }
 
@@ -286,7 +338,11 @@ mod tests {
                 .to_string()
         };
         assert!(error("gloob:///x/*.ini").contains("no imperial monitor \"gloob\", only dir and glob"));
-        assert!(error("pg://host=x").contains("\"pg\""));
+        if cfg!(feature = "postgres") {
+            assert!(error("pg://colour=red").contains("pg://colour=red"));
+        } else {
+            assert!(error("pg://host=x").contains("--features postgres"));
+        }
         assert!(error("notes.txt").contains(".xml .ini .yml .yaml .js .json .conf"));
         assert!(error("dir://").contains("names nothing"));
         assert!(error("").contains("names nothing"));

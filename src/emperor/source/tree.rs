@@ -29,6 +29,9 @@ type Unread = (PathBuf, Errno);
 impl Sources {
     /// Looks at everything of one source and reports it.
     pub(super) fn scan(&mut self, at: usize, now: Instant, report: &mut dyn FnMut(Report)) {
+        if self.wish(at) {
+            return; // what it has comes later
+        }
         let began = Instant::now();
         let id = Self::id(at);
         let first = !self.sources[at].scanned;
@@ -146,7 +149,11 @@ impl Sources {
             (End::Directory(path, ..), Some(root)) => {
                 let source = &mut self.sources[at];
                 if source.is_dir && source.info.cwd != path {
-                    source.info = SourceInfo { argument: path.to_string_lossy().into_owned(), cwd: path };
+                    source.info = SourceInfo {
+                        argument: path.to_string_lossy().into_owned(),
+                        cwd: path,
+                        carries: false,
+                    };
                 }
                 Ok(root)
             }

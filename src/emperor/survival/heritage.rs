@@ -10,9 +10,10 @@ use nix::sys::socket::sockopt::AcceptConn;
 use super::STATE_VARIABLE;
 use super::origin::LISTEN_VARIABLES;
 use super::state::{Damage, Estate, Header, State, StoreRecord, Survivor};
-use super::store::{OURS, STATE, VASSAL};
+use super::store::{CONFIG, OURS, STATE, VASSAL};
 use crate::emperor::court::{self, Record};
 use crate::emperor::hands::Belongings;
+use crate::emperor::source::Supply;
 use crate::sys::{alone, fds, wait};
 
 /// What was left.
@@ -39,6 +40,8 @@ pub struct Inherited {
     pub kept: u64,
     /// What the former hands held.
     pub belongings: Belongings,
+    /// What its source had supplied for it.
+    pub supply: Option<Supply>,
 }
 
 impl Heritage {
@@ -85,7 +88,20 @@ impl Heritage {
     }
 
     fn inherit(&mut self, record: Record, estate: Estate) {
-        let Estate { kept, link, pidfd, reports, socket, address, file, group, .. } = estate;
+        let Estate {
+            kept,
+            link,
+            pidfd,
+            reports,
+            socket,
+            address,
+            file,
+            group,
+            config,
+            config_record,
+            supply,
+            ..
+        } = estate;
         let name = record.name.clone();
         let mut take = |number: Option<RawFd>, what: &str| match number.map(fds::adopt) {
             Some(Err(error)) => {
@@ -96,11 +112,13 @@ impl Heritage {
         };
         let (link, pidfd) = (take(link, "link"), take(pidfd, "process"));
         let waiting = take(socket, "on-demand socket").map(|socket| (socket, address, file));
+        let config = take(config, "config pipe").map(|config| (config, config_record));
         if record.pid > 0 && pidfd.is_none() {
             return;
         }
-        let belongings = Belongings { link, pidfd, reports, waiting, group };
-        self.vassals.push(Inherited { record, kept, belongings });
+        let supply = supply.and_then(|(text, socket)| Supply::new(text.as_bytes(), socket.as_deref()).ok());
+        let belongings = Belongings { link, pidfd, reports, waiting, group, config };
+        self.vassals.push(Inherited { record, kept, belongings, supply });
     }
 }
 
@@ -142,7 +160,7 @@ impl Heritage {
     }
 
     fn inherit_bundle(&mut self, record: Record, estate: Estate, bundle: Bundle) -> Result<(), &'static str> {
-        let Estate { kept, started, reports, address, file, group, .. } = estate;
+        let Estate { kept, started, reports, address, file, group, config_record, .. } = estate;
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
         let is_up = record.state == court::State::Up;
         let wrong = match process {
@@ -166,8 +184,10 @@ impl Heritage {
             return Err(why);
         }
         let waiting = bundle.socket.map(|socket| (socket, address, file));
-        let belongings = Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting, group };
-        self.vassals.push(Inherited { record, kept, belongings });
+        let config = bundle.config.map(|config| (config, config_record));
+        let belongings =
+            Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting, group, config };
+        self.vassals.push(Inherited { record, kept, belongings, supply: None });
         Ok(())
     }
 }
@@ -185,6 +205,7 @@ struct Bundle {
     link: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
     socket: Option<OwnedFd>,
+    config: Option<OwnedFd>,
 }
 
 impl Found {
@@ -219,6 +240,8 @@ impl Found {
         let number = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
         if let Some(number) = number(STATE) {
             self.states.insert(number, fd);
+        } else if let Some(number) = number(CONFIG) {
+            self.bundles.entry(number).or_default().config = Some(fd);
         } else if let Some(number) = number(VASSAL) {
             let bundle = self.bundles.entry(number).or_default();
             if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some()) {

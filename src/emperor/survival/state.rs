@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
+use crate::emperor::hands::ConfigRecord;
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
 use crate::vassal::socket::FileRecord;
@@ -110,6 +111,13 @@ pub struct Estate {
     /// Its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupRecord>,
+    /// Its config pipe.
+    pub config: Option<RawFd>,
+    /// How far that is.
+    pub config_record: ConfigRecord,
+    /// What its source supplies for it: the configuration, and the address of its socket. Only for the program that
+    /// takes this one's place; after a crash the source is asked.
+    pub supply: Option<(Text, Option<String>)>,
 }
 
 /// All of it.

@@ -48,6 +48,7 @@ struct Kept {
 /// Names of what the manager keeps: what they begin with, and the kinds.
 pub(super) const OURS: &str = "emperor-";
 pub(super) const VASSAL: &str = "emperor-vassal-";
+pub(super) const CONFIG: &str = "emperor-config-";
 pub(super) const STATE: &str = "emperor-state-";
 pub(super) const CANARY: &str = "emperor-canary";
 
@@ -82,7 +83,7 @@ impl Store {
 
     /// The manager keeps the descriptors of this vassal already.
     pub fn has_kept(&mut self, key: Key, number: u64, gist: Gist, holdings: &Holdings<'_>) {
-        let descriptors = parts(holdings).count();
+        let descriptors = parts(holdings).count() + usize::from(holdings.config.is_some());
         let waiting = holdings.waiting.is_some();
         self.kept.insert(key, Kept { number, gist, descriptors, waiting });
         self.last = self.last.max(number);
@@ -147,6 +148,12 @@ impl Store {
                 if let Err(error) = systemd::keep(&format!("{VASSAL}{}", self.last), &descriptors) {
                     self.complain(&format!("cannot have a vassal's descriptors kept: {error}"));
                 }
+                // Under another name: nothing else would tell it from the link.
+                if let Some((pipe, _)) = holdings.config
+                    && let Err(error) = systemd::keep(&format!("{CONFIG}{}", self.last), &[pipe])
+                {
+                    self.complain(&format!("cannot have a vassal's config pipe kept: {error}"));
+                }
                 self.untried = true;
                 self.forget(key);
                 self.last
@@ -155,7 +162,7 @@ impl Store {
         if let Some(survivor) = survivor(number) {
             self.append(State::survivor_line(&survivor));
         }
-        let descriptors = parts(&holdings).count();
+        let descriptors = parts(&holdings).count() + usize::from(holdings.config.is_some());
         self.kept.insert(key, Kept { number, gist, descriptors, waiting });
     }
 
@@ -238,6 +245,7 @@ impl Store {
     pub fn release(number: u64) {
         if number > 0 {
             systemd::release(&format!("{VASSAL}{number}"));
+            systemd::release(&format!("{CONFIG}{number}"));
         }
     }
 

@@ -12,14 +12,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use tracing::{error, info, warn};
 
-use super::command::Subject;
 use super::{Hands, Held, Token, judge};
 use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::source::Supply;
 use crate::vassal::socket::{Address, FileRecord, Listener, SocketFile};
 
 pub(super) use ask::Asks;
@@ -92,6 +93,8 @@ type Owner = (u32, u32);
 const MODE: u32 = 0o666;
 /// How much of a file or of a command's output may be an address.
 const MOST: usize = 4096;
+/// How long until it is seen again whether a source has supplied anything yet, which it does when it can be reached.
+const SUPPLY_PATIENCE: Duration = Duration::from_secs(3);
 /// Ports below this are root's.
 const FIRST_FREE_PORT: u16 = 1024;
 
@@ -106,12 +109,26 @@ impl Hands {
     pub(super) fn admit(&mut self, key: Key, court: &Court) -> Option<Event> {
         let vassal = court.get(key)?;
         let owner = self.socket_owner(vassal);
+        let carried = self.launch.carries(vassal.source);
+        let supply = self.supply_of(vassal).cloned();
+        let is_wanted = |address: &str| supply.as_ref().is_none_or(|it| it.socket() == Some(address));
         match self.held(key).and_then(|held| held.waiting.as_ref()) {
-            Some(waiting) if waiting.is_for(owner) => return Some(Event::Admitted(key, true)),
-            Some(_) => self.let_go(key), // it was another tenant's
+            Some(waiting) if waiting.is_for(owner) && is_wanted(waiting.address()) => {
+                return Some(Event::Admitted(key, true));
+            }
+            Some(_) => self.let_go(key), // it was another tenant's, or is at another address now
             None => {}
         }
         let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
+        if carried {
+            return Some(match supply.as_ref().map(Supply::socket) {
+                None => Event::AdmitAgain(key, SUPPLY_PATIENCE),
+                Some(None) => self.is_ordinary(key),
+                Some(Some(line)) => {
+                    self.bind(key, court, line.as_bytes(), "the address in its source", &directory)
+                }
+            });
+        }
         match self.launch.on_demand.demand.clone() {
             Demand::Never => Some(Event::Admitted(key, false)),
             Demand::Extension(extension) => {
@@ -144,7 +161,8 @@ impl Hands {
 
     /// The tenant whose rights a vassal's socket is made with: his, if the address is his own writing.
     fn socket_owner(&self, vassal: &Vassal) -> Option<Owner> {
-        let his = matches!(self.launch.on_demand.demand, Demand::Extension(_));
+        let his = matches!(self.launch.on_demand.demand, Demand::Extension(_))
+            || self.launch.carries(vassal.source);
         let tyrant = self.launch.confinement.tyrant.filter(|_| his);
         tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid))
     }
@@ -339,9 +357,10 @@ impl Hands {
         let text = waiting.address().to_owned();
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return };
         let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return };
-        let arguments = self.launch.templates.arguments(Subject::File(vassal.name.as_bytes()));
+        let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
         let environment = self.launch.environment.of(false, None);
-        if let Some(option) = judge::binds(place.path(), &arguments, &environment, &address) {
+        let sent = self.text_of(vassal);
+        if let Some(option) = judge::binds(place.path(), &arguments, &environment, sent, &address) {
             warn!(
                 "[emperor] vassal {} binds its own on-demand socket: {option}; take that line out, the vassal has the \
                  socket as standard input",
