@@ -2,13 +2,15 @@
 //! each, which would show it, and which ours must not show.
 //!
 //! Where it can be done quickly and safely the same scenario is run on the real one, to prove that it can show.
-//! 13.11 and 13.27 are about sources that supply the text of a vassal, which ours does not have yet; 13.10 is shown
-//! with a real application in `apps_behind_nginx.rs`; more about 13.12 and 13.18 is in `emperor_on_demand`.
+//! 13.10 is shown with a real application in `apps_behind_nginx.rs`; more about 13.11 is in `emperor_postgres`, about
+//! 13.12 and 13.18 in `emperor_on_demand`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod from_14;
+#[cfg(feature = "postgres")]
+mod supplied;
 mod until_13;
 
 /// A function that tells whether an emperor shows the weakness: the real one must, ours must not.

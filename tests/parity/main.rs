@@ -21,6 +21,8 @@ mod life;
 mod lines;
 mod sources;
 mod stats;
+#[cfg(feature = "postgres")]
+mod supplied;
 mod told;
 mod tyrant;
 

@@ -13,6 +13,8 @@ pub(crate) mod empire;
 pub(crate) mod events;
 pub(crate) mod given;
 pub(crate) mod manager;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod tools;
 
 pub(crate) use bed::Bed;
