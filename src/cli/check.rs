@@ -113,7 +113,7 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     let environment: Vec<_> =
         std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
     // What cannot be had is no fault of the tenant's.
-    let sent = ConfigPipe::from_environment().and_then(|pipe| pipe.map(|pipe| pipe.receive()).transpose());
+    let sent = ConfigPipe::from_environment().map(|pipe| pipe.receive()).transpose();
     let Ok(sent) = sent else { return ExitCode::SUCCESS };
     if terms {
         let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());

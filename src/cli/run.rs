@@ -57,7 +57,7 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
 /// The machine as a process sees it to which an emperor may have sent its configuration.
 fn vassals_machine() -> Result<(Machine, Option<ConfigPipe>), Failure> {
     let world = Machine::new().allow_commands(true).allow_network(true);
-    let pipe = ConfigPipe::from_environment().map_err(Failure::of("cannot use UWSGI_EMPEROR_FD_CONFIG"))?;
+    let pipe = ConfigPipe::from_environment();
     Ok(match &pipe {
         Some(open) => {
             let text = open.receive().map_err(Failure::of("cannot read what the emperor sends"))?;

@@ -21,14 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct ConfigPipe(OwnedFd);
 
 impl ConfigPipe {
-    /// Takes over the descriptor that the emperor left; `None` if this is no vassal, or one that has a file.
-    ///
-    /// # Errors
-    /// The variable holds no number of an open descriptor.
-    pub fn from_environment() -> io::Result<Option<Self>> {
-        let Some(number) = env::var_os(CONFIG_FD_VARIABLE) else { return Ok(None) };
-        let number = number.to_str().and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Some(Self(fds::adopt(number)?)))
+    /// Takes over the descriptor that the emperor left; `None` if this is no vassal, or one that has a file, or if
+    /// the variable is all that has come down from one.
+    #[must_use]
+    pub fn from_environment() -> Option<Self> {
+        let number = env::var_os(CONFIG_FD_VARIABLE)?.to_str()?.parse().ok()?;
+        fds::adopt(number).ok().map(Self)
     }
 
     /// The next configuration. The emperor sends one at the start, and others only when asked.

@@ -218,3 +218,25 @@ fn queued(bed: &Bed) -> usize {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).trim().parse().expect("a number")
 }
+
+#[test]
+fn an_emperor_may_be_such_a_vassal_and_is_not_renewed() {
+    let Some(postgres) = Postgres::announcing() else { return };
+    let bed = Bed::new();
+    bed.vassal("leaf.ini");
+    let (v, witness) = (bed.v(), bed.witness());
+    postgres.vassal(
+        "sub.ini",
+        &format!("[uwsgi]\nemperor = {}\nemperor-wrapper = {}\n", v.display(), witness.display()),
+    );
+    let emperor = real_vassals(&bed, &postgres).opt("binary-path", env!("CARGO_BIN_EXE_emperor")).start();
+    let given = bed.given("leaf.ini", 1);
+    assert_eq!((given.argv[1..].join(" "), given.fd(5)), ("--ini leaf.ini".to_owned(), None));
+    emperor.wait_stats("loyal", |stats| (stats["vassals"][0]["loyal"] == 1).then_some(()));
+    let sub = i32::try_from(emperor.stats()["vassals"][0]["pid"].as_i64().expect("a pid")).expect("a pid");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(sub), Signal::SIGUSR2).expect("it is there");
+    emperor.wait_log("not upgraded, everything goes on as before");
+    assert!(emperor.log().contains("no emperor sent a configuration"), "{}", emperor.log());
+    assert_eq!(bed.log().heard("leaf.ini"), [""; 0]);
+    emperor.stop(&bed);
+}
