@@ -265,7 +265,9 @@ impl VassalOrder {
     /// run as the vassal, then the exec.
     #[must_use]
     pub fn plan(self) -> LaunchPlan {
-        let start = match (&self.tyrant, &self.identity) {
+        // With only another group, root stays root.
+        let other_user = self.identity.as_ref().and_then(|identity| identity.user.as_ref());
+        let start = match (&self.tyrant, other_user) {
             (None, None) if nix::unistd::geteuid().is_root() => Start::Root,
             (None, None) => Start::Same,
             _ => Start::Another,
@@ -311,7 +313,14 @@ impl VassalOrder {
             let Tyrant { uid, gid, initgroups, file: _ } = tyrant;
             let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
             ops.extend([Op::Undumpable, Op::OwnKeyring, Op::LeaveTerminal]);
-            ops.extend([Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
+            if privileges.ambient == Capabilities::default() {
+                ops.extend([Op::SetGroup(gid), Op::SetGroups(groups), Op::SetUser(uid)]);
+            } else {
+                // Root's policy grants the tenant what a plain change of user would take.
+                let groups = if initgroups { Extra::OfUser } else { Extra::Exactly(Vec::new()) };
+                let (user, group) = (Some(Who::Id(uid)), Some(Who::Id(gid)));
+                ops.push(Op::Become(Become { user, group, groups, keep: privileges.ambient }));
+            }
             ops.extend(verify);
         }
         ops.extend(self.identity.map(|identity| Op::Become(identity.becomes(privileges.ambient))));

@@ -1,10 +1,12 @@
 //! Capabilities, users, limits: what takes root to give up.
 
-use emperor::vassal::plan::{Become, Capabilities, Extra, Granted, Limit, Limits, Op, Privilege, Step, Who};
+use emperor::vassal::plan::{
+    Become, Capabilities, Extra, Granted, Limit, Limits, Op, Privilege, Step, VassalOrder, Who,
+};
 use emperor::vassal::terms::{Bounding, Level, OF_ROOT, Privileges, Start};
 use nix::libc::{EACCES, EPERM};
 
-use super::bed::{GID, NOBODY, UID, launch, root};
+use super::bed::{GID, NOBODY, TELL, UID, launch, order, root, tyrant, vassals};
 use super::{answers, launch_unprivileged, ops, plan};
 
 const NONE: &str = "0000000000000000";
@@ -72,6 +74,28 @@ fn root_capabilities_that_are_granted_come_through_the_change_of_user_and_the_ex
         }
         assert_ne!(answers(&ended)["bind-80"], EACCES);
         assert_eq!(ended.told("Uid:"), format!("{UID} {UID} {UID} {UID}"));
+    }
+}
+
+#[test]
+fn root_a_tenant_in_a_sandbox_has_no_capability_but_what_the_policy_grants() {
+    if !root() {
+        return;
+    }
+    let bind = Capabilities::parse("net_bind_service").unwrap().0;
+    let dir = vassals();
+    for (granted, wanted) in
+        [(Capabilities::default(), NONE.to_owned()), (bind, format!("{:016x}", bind.bits()))]
+    {
+        let both = Bounding { of_root: granted, of_others: granted };
+        let level = Privileges::level(Level::Standard);
+        let privileges = Privileges { ambient: granted, bounding: Some(both), ..level };
+        let ended = launch(&VassalOrder { tyrant: tyrant(), privileges, ..order(dir.path(), TELL) }.plan());
+        for set in SETS {
+            assert_eq!(ended.told(set), wanted, "{set}");
+        }
+        assert_eq!(ended.told("Uid:"), format!("{UID} {UID} {UID} {UID}"));
+        assert_eq!(ended.told("Groups:"), "");
     }
 }
 
