@@ -289,6 +289,7 @@ impl VassalOrder {
         ops.extend(log_first.map(Op::Log));
         ops.extend(view.ops(&self.around));
         ops.extend(view.init_ops(self.die_with_emperor));
+        ops.extend(privileges.limit_ops());
         let users = match (&self.tyrant, start) {
             (Some(tyrant), _) => view.users_ops(Some(tyrant.uid)),
             (None, Start::Another) => view.users_ops(None),

@@ -42,6 +42,7 @@ fn plan_of(mut ops: Vec<Op>, last: Vec<Op>, asked: &[&str]) -> LaunchPlan {
 fn ops(privileges: &Privileges, start: Start, identity: Vec<Op>, read: &[&Path], write: &[&Path]) -> Vec<Op> {
     let texts = |paths: &[&Path]| paths.iter().map(|path| Text::from(path.as_os_str())).collect::<Vec<_>>();
     let mut ops = privileges.first_ops();
+    ops.extend(privileges.limit_ops());
     ops.extend(privileges.ops_before_identity(start));
     ops.extend(identity);
     ops.extend(privileges.ops_after_identity(start, &texts(read), &texts(write)));

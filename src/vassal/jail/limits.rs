@@ -157,6 +157,19 @@ impl Limits {
         *self == Self::default()
     }
 
+    /// What decides who comes first: nice value, score for when memory is short, processors.
+    #[must_use]
+    pub fn priorities(&self) -> Self {
+        let Self { nice, oom_score_adjust, processors, .. } = *self;
+        Self { nice, oom_score_adjust, processors, ..Self::default() }
+    }
+
+    /// All else.
+    #[must_use]
+    pub fn but_priorities(&self) -> Self {
+        Self { nice: None, oom_score_adjust: None, processors: None, ..self.clone() }
+    }
+
     /// The stricter of two, one by one.
     #[must_use]
     pub fn joined(self, other: &Self) -> Self {

@@ -175,11 +175,17 @@ impl Privileges {
         self.ambient.without(outcome.ambient)
     }
 
-    /// First of all, in the emperor's view of the system: limits and priorities, for which privileges may be needed.
+    /// First of all, in the emperor's view of the system, whose /proc they need: priorities.
     #[must_use]
     pub fn first_ops(&self) -> Vec<Op> {
-        let limits = (!self.limits.is_none()).then(|| Op::Limits(self.limits.clone()));
-        limits.into_iter().collect()
+        limits(&self.limits.priorities())
+    }
+
+    /// After the view is made and process 1 is left behind, which need more descriptors and another umask than the
+    /// vassal has; before a user namespace, in which no limit can be raised.
+    #[must_use]
+    pub fn limit_ops(&self) -> Vec<Op> {
+        limits(&self.limits.but_priorities())
     }
 
     /// After the view is made, right before the change of user: what takes root's powers to give up.
@@ -238,6 +244,10 @@ impl Privileges {
     }
 }
 
+fn limits(limits: &Limits) -> Vec<Op> {
+    if limits.is_none() { Vec::new() } else { vec![Op::Limits(limits.clone())] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +255,7 @@ mod tests {
     fn plan(level: Level, start: Start) -> String {
         let privileges = Privileges::level(level);
         let mut ops = privileges.first_ops();
+        ops.extend(privileges.limit_ops());
         ops.extend(privileges.ops_before_identity(start));
         ops.extend(privileges.ops_after_identity(start, &["/usr".into()], &["/srv/a".into(), "/tmp".into()]));
         ops.extend(privileges.last_ops());
