@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::config_pipe::{ConfigPipe, ConfigRecord};
+use super::sockets::SocketRecord;
 use super::{Hands, Token};
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Key;
@@ -29,6 +30,8 @@ pub struct Holdings<'h> {
     pub group: Option<GroupRecord>,
     /// Its config pipe.
     pub config: Option<(BorrowedFd<'h>, &'h ConfigRecord)>,
+    /// The sockets of its own.
+    pub sockets: Vec<(BorrowedFd<'h>, SocketRecord)>,
 }
 
 /// The same, taken over.
@@ -46,6 +49,8 @@ pub struct Belongings {
     pub group: Option<GroupRecord>,
     /// Its config pipe.
     pub config: Option<(OwnedFd, ConfigRecord)>,
+    /// The sockets of its own.
+    pub sockets: Vec<(OwnedFd, SocketRecord)>,
 }
 
 impl Hands {
@@ -60,6 +65,7 @@ impl Hands {
             waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
             group: self.group_of(key),
             config: held.config.as_ref().map(|config| config.parts()),
+            sockets: held.sockets.as_ref().map_or_else(Vec::new, |sockets| sockets.parts()),
         })
     }
 
@@ -68,7 +74,8 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, waiting, group, config } = belongings;
+        let Belongings { link, pidfd, reports, waiting, sockets, group, config } = belongings;
+        self.hold_sockets(key, sockets);
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
         }

@@ -12,6 +12,7 @@ pub mod judge;
 mod notices;
 mod on_demand;
 mod side;
+mod sockets;
 mod start;
 
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub use adopt::{Belongings, Holdings};
 pub use config_pipe::ConfigRecord;
 pub use on_demand::{Demand, OnDemand};
 pub use side::{BROKEN, SideHooks};
+pub use sockets::SocketRecord;
+pub(super) use sockets::id as socket_id;
 pub use start::{Confinement, Launch, Place, TyrantRules};
 
 /// What is open for one vassal.
@@ -54,6 +57,8 @@ struct Held {
     group: Option<Box<group::Kept>>,
     /// Its config pipe, while it runs, if it has no file.
     config: Option<Box<config_pipe::ConfigPipe>>,
+    /// The sockets of its own, for as long as its file names them.
+    sockets: Option<Box<sockets::Sockets>>,
 }
 
 /// The hands.
@@ -70,8 +75,9 @@ pub struct Hands {
     book: group::Book,
     /// What vassals without files are started with.
     supplies: config_pipe::Table,
-    /// Why vassals have no on-demand socket, as far as that was said.
+    /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
+    shares: sockets::Shares,
     /// What came of actions, and is told later.
     late: Vec<Event>,
     odd_lines: notices::Quota,
@@ -169,6 +175,7 @@ impl Hands {
             book,
             supplies: HashMap::new(),
             refusals: HashMap::new(),
+            shares: sockets::Shares::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
             rescan: false,
@@ -223,6 +230,7 @@ impl Hands {
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
+                self.shares.tidy();
             }
             Action::Rescan => self.rescan = true,
             Action::Tell(ref notice) => notices::log(notice, &mut self.odd_lines),
@@ -373,6 +381,7 @@ impl Hands {
         }
         let limits = self.limits_told(key, ending);
         if let Some(vassal) = court.get(key) {
+            self.restore_sockets(key, vassal);
             match (vassal.state, ending) {
                 (State::Stopping(_), Ending::Exited(0)) if limits.is_none() => {} // as it was told
                 (state, _) => {

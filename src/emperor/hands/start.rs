@@ -17,6 +17,7 @@ use super::group;
 use super::judge;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
+use super::sockets::Handed;
 use crate::emperor::cgroup::GroupRules;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::jail_policy::JailPolicy;
@@ -226,6 +227,7 @@ impl Hands {
         let direct = self.launch.confinement.is_none() && terms.is_none_or(Terms::ask_for_a_share_only);
         // Without its socket a vassal that waits on demand would be another one.
         let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
+        let Some(handed) = self.hand_sockets(key, court, terms) else { return Event::NotStarted(key, false) };
         let ends = Ends {
             stdin: socket.as_ref().map(AsFd::as_fd),
             link: theirs.as_fd(),
@@ -242,7 +244,7 @@ impl Hands {
         let child = if direct {
             self.start_directly(vassal, &commands, ends, entrance.groups())
         } else {
-            self.start_launcher(vassal, &commands, terms, ends, entrance.groups())
+            self.start_launcher(vassal, &commands, terms, &handed, ends, entrance.groups())
         };
         drop((theirs, their_config, entrance));
         let child = match child {
@@ -315,10 +317,11 @@ impl Hands {
         vassal: &Vassal,
         commands: &[Command],
         terms: Option<&Terms>,
+        handed: &Handed,
         ends: Ends<'_>,
         groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
-        let plan = self.plan(vassal, commands, terms).map_err(SpawnError::Prepare)?;
+        let plan = self.plan(vassal, commands, terms, handed).map_err(SpawnError::Prepare)?;
         let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
         let (path, arguments) = launcher();
         let nothing = CStrings::new(Vec::new());
@@ -329,7 +332,7 @@ impl Hands {
             cwd: place.map(|place| place.c_path.as_c_str()),
             stdin: ends.stdin,
             passed: [Some(ends.link), Some(sealed.as_fd()), ends.config],
-            kept: &self.launch.safe_fds,
+            kept: &[&self.launch.safe_fds, &handed.numbers[..]].concat(),
             parent_death_signal: 0, // the launcher sets it, after the last change of identity
             own_group: false,
             new_pid_namespace: plan.needs_pid_namespace(),
@@ -350,7 +353,13 @@ impl Hands {
         Some(tyrant.of_file(Text::from(OsStr::from_bytes(base_name(vassal))), nofollow))
     }
 
-    fn plan(&self, vassal: &Vassal, commands: &[Command], terms: Option<&Terms>) -> io::Result<LaunchPlan> {
+    fn plan(
+        &self,
+        vassal: &Vassal,
+        commands: &[Command],
+        terms: Option<&Terms>,
+        handed: &Handed,
+    ) -> io::Result<LaunchPlan> {
         let launch = &self.launch;
         let confinement = &launch.confinement;
         let name = Text::from(vassal.name.as_path().as_os_str());
@@ -367,6 +376,9 @@ impl Hands {
             environment.push(("UWSGI_VASSALS_DIR".into(), dir));
         }
         let program = terms.and_then(|terms| terms.program.as_ref());
+        let program =
+            program.map(|program| program.placed(&handed.terms)).transpose().map_err(io::Error::other)?;
+        let program = program.as_ref();
         if let Some(program) = program {
             environment = terms::changed(environment, &program.environment);
         }
@@ -390,7 +402,7 @@ impl Hands {
             environment,
             start_hook: confinement.start_hook.clone(),
             hooks: confinement.hooks.clone(),
-            sockets: None,
+            sockets: handed.passing(),
             exec,
             identity: terms.and_then(|terms| terms.identity.clone()),
             groups: terms.and_then(|terms| terms.groups.clone()),

@@ -117,6 +117,8 @@ impl Reign {
         (estate.kept, estate.started) = (number, started.unwrap_or(0));
         (estate.link, estate.pidfd, estate.socket, estate.config) = (None, None, None, None);
         estate.supply = None; // it may be long, and comes again from its source
+        (estate.link, estate.pidfd, estate.socket) = (None, None, None);
+        estate.sockets.iter_mut().for_each(|socket| socket.number = None);
         Some(survivor)
     }
 }

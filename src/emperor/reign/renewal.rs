@@ -18,8 +18,8 @@ use super::{Accession, Reign};
 use crate::emperor::court::Key;
 use crate::emperor::log;
 use crate::emperor::survival::{
-    Estate, Header, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SourceRecord, State, Store,
-    Survivor,
+    Estate, Header, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SocketEstate, SourceRecord, State,
+    Store, Survivor,
 };
 use crate::sys::fds::Readable;
 use crate::sys::spawn::{CStrings, Candidate, Groups, Program, SpawnError};
@@ -259,7 +259,13 @@ impl Reign {
 
     /// The numbers of all descriptors that the next program must find open.
     fn passed(&self, state: &State, file: &OwnedFd) -> Vec<RawFd> {
-        let numbers = |estate: &Estate| [estate.link, estate.pidfd, estate.socket, estate.config];
+        let numbers = |estate: &Estate| {
+            let own = estate.sockets.iter().map(|socket| socket.number);
+            [estate.link, estate.pidfd, estate.socket, estate.config]
+                .into_iter()
+                .chain(own)
+                .collect::<Vec<_>>()
+        };
         let vassals = state.survivors.iter().flat_map(|survivor| numbers(&survivor.estate));
         let files = self.renewal.pid_files.iter().flat_map(|file| [file.directory, file.file]);
         let safe = self.hands.safe_fds().iter().copied().filter(|number| fds::is_open(*number));
@@ -298,6 +304,7 @@ impl Reign {
         let record = self.court.record(key)?;
         let holdings = self.hands.holdings(key);
         let number = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.as_raw_fd());
+        let own = |(fd, record): (BorrowedFd<'_>, _)| SocketEstate { number: number(Some(fd)), record };
         let mut estate = holdings.map_or_else(Estate::default, |holdings| {
             let (socket, address, file) = match holdings.waiting {
                 Some((socket, address, file)) => (Some(socket), address.to_owned(), file),
@@ -316,6 +323,7 @@ impl Reign {
                 config: number(holdings.config.map(|(pipe, _)| pipe)),
                 config_record: holdings.config.map(|(_, record)| record.clone()).unwrap_or_default(),
                 supply: None,
+                sockets: holdings.sockets.into_iter().map(own).collect(),
             }
         });
         estate.supply =

@@ -12,7 +12,7 @@ use super::origin::LISTEN_VARIABLES;
 use super::state::{Damage, Estate, Header, State, StoreRecord, Survivor};
 use super::store::{CONFIG, OURS, STATE, VASSAL};
 use crate::emperor::court::{self, Record};
-use crate::emperor::hands::Belongings;
+use crate::emperor::hands::{Belongings, SocketRecord, socket_id as id};
 use crate::emperor::source::Supply;
 use crate::sys::{alone, fds, wait};
 
@@ -96,6 +96,7 @@ impl Heritage {
             socket,
             address,
             file,
+            sockets,
             group,
             config,
             config_record,
@@ -112,12 +113,14 @@ impl Heritage {
         };
         let (link, pidfd) = (take(link, "link"), take(pidfd, "process"));
         let waiting = take(socket, "on-demand socket").map(|socket| (socket, address, file));
+        let own = sockets.into_iter();
+        let sockets = own.filter_map(|it| Some((take(it.number, "socket")?, it.record))).collect();
         let config = take(config, "config pipe").map(|config| (config, config_record));
         if record.pid > 0 && pidfd.is_none() {
             return;
         }
         let supply = supply.and_then(|(text, socket)| Supply::new(text.as_bytes(), socket.as_deref()).ok());
-        let belongings = Belongings { link, pidfd, reports, waiting, group, config };
+        let belongings = Belongings { link, pidfd, reports, waiting, sockets, group, config };
         self.vassals.push(Inherited { record, kept, belongings, supply });
     }
 }
@@ -159,13 +162,19 @@ impl Heritage {
         }
     }
 
-    fn inherit_bundle(&mut self, record: Record, estate: Estate, bundle: Bundle) -> Result<(), &'static str> {
-        let Estate { kept, started, reports, address, file, group, config_record, .. } = estate;
+    fn inherit_bundle(
+        &mut self,
+        record: Record,
+        estate: Estate,
+        mut bundle: Bundle,
+    ) -> Result<(), &'static str> {
+        let Estate { kept, started, reports, address, file, group, config_record, sockets, .. } = estate;
+        let sockets = bundle.sort(sockets.into_iter().map(|it| it.record));
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
         let is_up = record.state == court::State::Up;
         let wrong = match process {
             None if record.pid > 0 => Some("the service manager has not kept its process"),
-            None if bundle.socket.is_none() => return Ok(()),
+            None if bundle.socket.is_none() && sockets.is_empty() => return Ok(()),
             None => None,
             // That of one that has ended meanwhile has no number; its end is noticed as soon as it is watched.
             Some(pid) if pid != Some(record.pid) && pid != Some(-1) => Some("its process is another one now"),
@@ -184,9 +193,9 @@ impl Heritage {
             return Err(why);
         }
         let waiting = bundle.socket.map(|socket| (socket, address, file));
-        let config = bundle.config.map(|config| (config, config_record));
-        let belongings =
-            Belongings { link: bundle.link, pidfd: bundle.pidfd, reports, waiting, group, config };
+        let Bundle { link, pidfd, config, .. } = bundle;
+        let config = config.map(|config| (config, config_record));
+        let belongings = Belongings { link, pidfd, reports, waiting, sockets, group, config };
         self.vassals.push(Inherited { record, kept, belongings, supply: None });
         Ok(())
     }
@@ -206,6 +215,8 @@ struct Bundle {
     pidfd: Option<OwnedFd>,
     socket: Option<OwnedFd>,
     config: Option<OwnedFd>,
+    /// What is not sorted yet: its link and its sockets.
+    sockets: Vec<OwnedFd>,
 }
 
 impl Found {
@@ -246,16 +257,32 @@ impl Found {
             let bundle = self.bundles.entry(number).or_default();
             if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some()) {
                 bundle.pidfd = Some(fd);
-            } else if getsockopt(&fd, AcceptConn) == Ok(true) {
-                bundle.socket = Some(fd);
             } else {
-                bundle.link = Some(fd);
+                bundle.sockets.push(fd);
             }
         }
     }
 }
 
 impl Bundle {
+    /// Tells its sockets apart, by the kernel's numbers of those of its own: what has become of such a socket says
+    /// nothing, because the vassal had it in its hands.
+    fn sort(&mut self, records: impl Iterator<Item = SocketRecord>) -> Vec<(OwnedFd, SocketRecord)> {
+        let mut own = Vec::new();
+        for record in records {
+            let place = self.sockets.iter().position(|socket| id(socket.as_fd()) == record.id);
+            own.extend(place.map(|place| (self.sockets.swap_remove(place), record)));
+        }
+        for fd in self.sockets.drain(..) {
+            if getsockopt(&fd, AcceptConn) == Ok(true) {
+                self.socket = Some(fd);
+            } else {
+                self.link = Some(fd);
+            }
+        }
+        own
+    }
+
     fn end(self) {
         if let Some(pidfd) = self.pidfd {
             end(pidfd);

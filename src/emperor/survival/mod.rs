@@ -17,7 +17,8 @@ pub(crate) use heritage::end;
 pub use heritage::{Heritage, Inherited};
 pub use origin::Origin;
 pub use state::{
-    Damage, Estate, Header, PidFileRecord, ProcessRecord, SourceRecord, State, StoreRecord, Survivor,
+    Damage, Estate, Header, PidFileRecord, ProcessRecord, SocketEstate, SourceRecord, State, StoreRecord,
+    Survivor,
 };
 pub use store::Store;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
-use crate::emperor::hands::ConfigRecord;
+use crate::emperor::hands::{ConfigRecord, SocketRecord};
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
 use crate::vassal::socket::FileRecord;
@@ -108,6 +108,8 @@ pub struct Estate {
     pub address: String,
     /// The socket's file.
     pub file: Option<FileRecord>,
+    /// The sockets of its own.
+    pub sockets: Vec<SocketEstate>,
     /// Its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupRecord>,
@@ -118,6 +120,16 @@ pub struct Estate {
     /// What its source supplies for it: the configuration, and the address of its socket. Only for the program that
     /// takes this one's place; after a crash the source is asked.
     pub supply: Option<(Text, Option<String>)>,
+}
+
+/// A socket that is held for a vassal.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SocketEstate {
+    /// The descriptor; none where the service manager has it.
+    #[serde(default)]
+    pub number: Option<RawFd>,
+    /// What is known of it.
+    pub record: SocketRecord,
 }
 
 /// All of it.

@@ -1,6 +1,6 @@
 //! The service manager's store of descriptors: what is in it outlives a crash.
 //!
-//! For each vassal the manager keeps copies of its link, its process and its on-demand socket, under one name; and
+//! For each vassal the manager keeps copies of its link, its process and its sockets, under one name; and
 //! once the state, a memory file to which a line is appended whenever something changes that must be known. So a vassal
 //! costs a message when it starts and one when it ends, and nothing in between but the lines.
 
@@ -43,6 +43,8 @@ struct Kept {
     gist: Gist,
     descriptors: usize,
     waiting: bool,
+    /// The kernel's numbers of the sockets of its own.
+    sockets: Vec<u64>,
 }
 
 /// Names of what the manager keeps: what they begin with, and the kinds.
@@ -85,7 +87,8 @@ impl Store {
     pub fn has_kept(&mut self, key: Key, number: u64, gist: Gist, holdings: &Holdings<'_>) {
         let descriptors = parts(holdings).count() + usize::from(holdings.config.is_some());
         let waiting = holdings.waiting.is_some();
-        self.kept.insert(key, Kept { number, gist, descriptors, waiting });
+        let sockets = ids(holdings);
+        self.kept.insert(key, Kept { number, gist, descriptors, waiting, sockets });
         self.last = self.last.max(number);
     }
 
@@ -135,13 +138,16 @@ impl Store {
         holdings: Option<Holdings<'_>>,
         survivor: impl FnOnce(u64) -> Option<Survivor>,
     ) {
-        let holdings = holdings.filter(|it| it.pidfd.is_some() || it.waiting.is_some());
+        let holdings =
+            holdings.filter(|it| it.pidfd.is_some() || it.waiting.is_some() || !it.sockets.is_empty());
         let Some((gist, holdings)) = gist.zip(holdings) else { return self.forget(key) };
         let waiting = holdings.waiting.is_some();
+        let sockets = ids(&holdings);
         let former = self.kept.get(&key);
+        let same = former.is_some_and(|former| former.waiting == waiting && former.sockets == sockets);
         let number = match former {
-            Some(former) if former.gist == gist && former.waiting == waiting => return,
-            Some(former) if former.gist.pid == gist.pid && former.waiting == waiting => former.number,
+            Some(former) if same && former.gist == gist => return,
+            Some(former) if same && former.gist.pid == gist.pid => former.number,
             _ => {
                 self.last += 1;
                 let descriptors: Vec<_> = parts(&holdings).collect();
@@ -163,7 +169,7 @@ impl Store {
             self.append(State::survivor_line(&survivor));
         }
         let descriptors = parts(&holdings).count() + usize::from(holdings.config.is_some());
-        self.kept.insert(key, Kept { number, gist, descriptors, waiting });
+        self.kept.insert(key, Kept { number, gist, descriptors, waiting, sockets });
     }
 
     fn forget(&mut self, key: Key) {
@@ -258,7 +264,12 @@ impl Store {
 }
 
 /// The descriptors of a vassal.
-fn parts<'h>(holdings: &Holdings<'h>) -> impl Iterator<Item = BorrowedFd<'h>> + use<'h> {
+fn parts<'h>(holdings: &'h Holdings<'_>) -> impl Iterator<Item = BorrowedFd<'h>> {
     let waiting = holdings.waiting.as_ref().map(|(socket, ..)| *socket);
-    [holdings.pidfd, holdings.link, waiting].into_iter().flatten()
+    let sockets = holdings.sockets.iter().map(|(socket, _)| *socket);
+    [holdings.pidfd, holdings.link, waiting].into_iter().flatten().chain(sockets)
+}
+
+fn ids(holdings: &Holdings<'_>) -> Vec<u64> {
+    holdings.sockets.iter().map(|(_, record)| record.id).collect()
 }

@@ -22,6 +22,7 @@ use cgroup::{NamedGroups, ResourceTerms};
 pub use identity::Identity;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
+use sockets::{SocketTerms, SystemNames};
 use view::View;
 pub use words::may_ask;
 
@@ -31,6 +32,9 @@ pub use words::may_ask;
 pub struct Terms {
     /// `command`; without it the emperor's engine runs the file.
     pub program: Option<Program>,
+    /// The listening sockets of a command vassal.
+    #[serde(default)]
+    pub sockets: SocketTerms,
     /// As whom a command vassal runs.
     pub identity: Option<Identity>,
     /// Control groups that a command vassal enters besides.
@@ -61,12 +65,20 @@ impl Terms {
         let program = Program::read(asked)?;
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
         left_out.truncate(MOST_LINES);
+        let sockets = match (&program, asked.value("command")) {
+            (Some(program), Some(command)) => {
+                let sockets = SocketTerms::read(asked, &SystemNames)?;
+                program.placed(&sockets).map_err(|cause| TermsError::new(&command, "command", cause))?;
+                sockets
+            }
+            _ => SocketTerms::default(),
+        };
         let identity = if program.is_some() { Identity::read(asked)? } else { None };
         let privileges = Privileges::read(asked, level)?;
         let groups = if program.is_some() { NamedGroups::read(asked)? } else { None };
         let resources = ResourceTerms::read(asked, level)?;
         let view = View::read(asked, level)?;
-        Ok(Self { program, identity, groups, level, privileges, resources, view, left_out })
+        Ok(Self { program, sockets, identity, groups, level, privileges, resources, view, left_out })
     }
 
     /// What a level asks for by itself.
@@ -117,7 +129,17 @@ impl Terms {
     /// Whether the vassal is started as if its file asked for nothing, but in a control group.
     #[must_use]
     pub fn ask_for_a_share_only(&self) -> bool {
-        let Self { program, identity, groups, level, privileges, view, resources: _, left_out: _ } = self;
+        let Self {
+            program,
+            sockets: _,
+            identity,
+            groups,
+            level,
+            privileges,
+            view,
+            resources: _,
+            left_out: _,
+        } = self;
         program.is_none()
             && identity.is_none()
             && groups.is_none()

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::sockets::{self, SocketTerms, place};
 use super::{Asked, TermsError};
 use crate::config::options::{HandledBy, Kind, Opt};
 use crate::config::{Got, lossy};
@@ -59,15 +60,12 @@ const HONOURED: &[&str] = &[
     "cgroup-opt",
     "chdir",
     "chdir2",
-    "chmod-socket",
-    "chown-socket",
     "chroot",
     "cpu-affinity",
     "env",
     "gid",
     "limit-as",
     "limit-nproc",
-    "listen",
     "logto",
     "logto2",
     "max-fd",
@@ -77,7 +75,6 @@ const HONOURED: &[&str] = &[
     "no-initgroups",
     "pivot-root",
     "prio",
-    "reuse-port",
     "safe-fd",
     "setns",
     "strict",
@@ -86,7 +83,6 @@ const HONOURED: &[&str] = &[
     "unenv",
     "unshare",
     "unshare2",
-    "vacuum",
 ];
 /// The moments of a launch whose hooks are run for a command vassal.
 const PHASES: &[&str] = &["asap", "pre-jail", "post-jail", "in-jail", "as-root", "as-user"];
@@ -115,6 +111,19 @@ impl Program {
         Ok(Some(Self { words, environment: environment(asked), log: log(asked) }))
     }
 
+    /// The same with the numbers and addresses of sockets in the places that ask for them.
+    ///
+    /// # Errors
+    /// A place that means nothing.
+    pub fn placed(&self, sockets: &SocketTerms) -> Result<Self, String> {
+        let value =
+            |value: &Text| place(std::slice::from_ref(value), sockets).map(|mut words| words.remove(0));
+        let entry =
+            |(name, text): &(Text, Option<Text>)| Ok((name.clone(), text.as_ref().map(value).transpose()?));
+        let environment = self.environment.iter().map(entry).collect::<Result<_, String>>()?;
+        Ok(Self { words: place(&self.words, sockets)?, environment, log: self.log.clone() })
+    }
+
     /// What the file says and nobody does, in one line each.
     #[must_use]
     pub fn left_out(asked: Asked<'_>) -> Vec<String> {
@@ -133,6 +142,7 @@ fn is_honoured(option: &Opt) -> bool {
         || option.handled_by == HandledBy::Language
         || matches!(option.kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket)
         || HONOURED.contains(&option.name)
+        || sockets::HONOURED.contains(&option.name)
         || ["hook-", "mount-", "umount-", "exec-"].iter().any(|prefix| in_phase(prefix))
 }
 

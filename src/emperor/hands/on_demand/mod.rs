@@ -80,6 +80,17 @@ impl Waiting {
         self.address.as_deref().or(path).unwrap_or_default()
     }
 
+    /// Whether it is the socket of this address.
+    pub(super) fn serves(&self, address: &Address) -> bool {
+        match (&self.listener.file, address) {
+            (Some(file), Address::Path(path)) => file.path() == path,
+            (None, address) => {
+                Address::parse(self.address().as_bytes(), Path::new("")).is_ok_and(|own| own == *address)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it was made with the rights of this tenant. Without a file there are none to have.
     fn is_for(&self, tenant: Option<Owner>) -> bool {
         self.listener.file.as_ref().is_none_or(|file| file.owner() == tenant)
@@ -87,7 +98,7 @@ impl Waiting {
 }
 
 /// A user's and a group's number.
-type Owner = (u32, u32);
+pub(super) type Owner = (u32, u32);
 
 /// Mode of a socket's file. Source: uWSGI 2.0.21, which takes no other.
 const MODE: u32 = 0o666;
@@ -96,7 +107,7 @@ const MOST: usize = 4096;
 /// How long until it is seen again whether a source has supplied anything yet, which it does when it can be reached.
 const SUPPLY_PATIENCE: Duration = Duration::from_secs(3);
 /// Ports below this are root's.
-const FIRST_FREE_PORT: u16 = 1024;
+pub(super) const FIRST_FREE_PORT: u16 = 1024;
 
 impl Hands {
     /// The address of a vassal's on-demand socket; empty without one.
@@ -190,7 +201,8 @@ impl Hands {
             let why = format!("{by}: {address}: a tenant may not have a port below {FIRST_FREE_PORT}");
             return self.refuse(key, vassal, &why);
         }
-        match address.bind(self.launch.on_demand.backlog, MODE, owner) {
+        let own = self.cede_socket(key, address).map(Ok);
+        match own.unwrap_or_else(|| address.bind(self.launch.on_demand.backlog, MODE, owner)) {
             Ok(listener) => {
                 info!(
                     "[uwsgi-emperor] {} -> \"on demand\" instance detected, waiting for connections on socket \"{address}\" ...",
@@ -201,23 +213,14 @@ impl Hands {
                 Event::Admitted(key, true)
             }
             Err(cause) => {
-                let help = match self.holder_of(address, text, court) {
-                    Some(other) => format!("; vassal {other} has it, choose another address"),
+                let other = self.who_has(key, address).and_then(|key| court.get(key));
+                let help = match other {
+                    Some(other) => format!("; vassal {} has it, choose another address", other.name),
                     None => remedy(&cause, owner),
                 };
                 self.refuse(key, vassal, &format!("{by}: {address}: {cause}{help}"))
             }
         }
-    }
-
-    /// The vassal that has this address, or a socket of the same text.
-    fn holder_of(&self, address: &Address, text: &str, court: &Court) -> Option<String> {
-        let has = |waiting: &Waiting| match (&waiting.listener.file, address) {
-            (Some(file), Address::Path(path)) => file.path() == path,
-            _ => waiting.address() == text,
-        };
-        let held = self.held.iter().find(|held| held.waiting.as_deref().is_some_and(has))?;
-        Some(court.get(held.key?)?.name.to_string())
     }
 
     /// Says why a vassal cannot have its socket: once, however often it is tried.
@@ -292,6 +295,7 @@ impl Hands {
 
     /// Looks whether clients still find the sockets that wait.
     pub fn look_after_sockets(&mut self, court: &Court) {
+        self.restore_all_sockets(court);
         let keys: Vec<Key> =
             self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
         for key in keys {
@@ -346,8 +350,8 @@ impl Hands {
     /// Says so if a vassal that was just started will bind the socket that it was given: that takes it away from us. A
     /// tenant's file is not read here.
     pub(super) fn warn_of_trap(&mut self, key: Key, court: &Court) {
-        if self.launch.confinement.tyrant.is_some() {
-            return;
+        if self.launch.confinement.tyrant.is_some() || self.has_sockets(key) {
+            return; // a vassal whose sockets we bind has the one on demand among them
         }
         let Some(vassal) = court.get(key) else { return };
         let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return };
@@ -381,7 +385,7 @@ fn somebody_waits(socket: &OwnedFd) -> bool {
 }
 
 /// What helps when a socket cannot be made.
-fn remedy(cause: &io::Error, owner: Option<Owner>) -> String {
+pub(super) fn remedy(cause: &io::Error, owner: Option<Owner>) -> String {
     match (cause.kind(), owner) {
         (io::ErrorKind::AddrInUse, _) => "; end that process, or choose another address".into(),
         (io::ErrorKind::AlreadyExists, _) => "; remove that file, or choose another address".into(),

@@ -1,0 +1,411 @@
+//! The listening sockets of vassals that are not run by uWSGI: bound and held here for as long as their files name
+//! them, never read from, and handed to each of their processes. So no connection is refused while there is none.
+//!
+//! In tyrant mode a socket's file is made, put back and removed with the tenant's rights to files, ports below 1024 and
+//! SO_REUSEPORT are refused, and there is a limit to how many of our descriptors one tenant can hold.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, info, warn};
+
+use super::Hands;
+use super::on_demand::{FIRST_FREE_PORT, Owner, remedy};
+use crate::emperor::court::{Court, Key, Vassal};
+use crate::vassal::plan::Passing;
+use crate::vassal::socket::{Address, FileRecord, Listener, Restored, SocketFile};
+use crate::vassal::terms::Terms;
+use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
+
+/// The sockets of one vassal, in the order of its file.
+#[derive(Debug, Default)]
+pub(super) struct Sockets(Vec<Socket>);
+
+#[derive(Debug)]
+struct Socket {
+    term: SocketTerm,
+    tenant: Option<Owner>,
+    /// None while the on-demand socket is this one.
+    listener: Option<Listener>,
+    /// One of those that its tenant may have.
+    _share: Option<Arc<()>>,
+}
+
+/// How many sockets each tenant has.
+#[derive(Debug, Default)]
+pub(super) struct Shares(HashMap<u32, Arc<()>>);
+
+/// What a process of a vassal is given.
+#[derive(Debug, Default)]
+pub(super) struct Handed {
+    /// The sockets as they were asked for, with the addresses that they have come to have.
+    pub(super) terms: SocketTerms,
+    /// Their descriptors.
+    pub(super) numbers: Vec<RawFd>,
+}
+
+impl Handed {
+    /// The operation of its launch, if there is any.
+    pub(super) fn passing(&self) -> Option<Passing> {
+        (!self.numbers.is_empty()).then(|| self.terms.passing(self.numbers.clone()))
+    }
+}
+
+/// A held socket as data, for the emperor that goes on with it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SocketRecord {
+    term: SocketTerm,
+    #[serde(default)]
+    tenant: Option<Owner>,
+    #[serde(default)]
+    file: Option<FileRecord>,
+    /// The kernel's number of the socket, by which it is told from others.
+    pub id: u64,
+}
+
+/// More sockets than this a tenant cannot have: each is a descriptor of ours, and others need some too.
+const MOST_OF_A_TENANT: usize = 1024;
+/// The longest queue that the kernel keeps.
+const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
+
+impl Hands {
+    /// The sockets that a vassal is to have, for its next process; bound as far as they are not yet, and those that
+    /// it is not to have any more are closed.
+    ///
+    /// `None` if it cannot have them, and that was said.
+    pub(super) fn hand_sockets(&mut self, key: Key, court: &Court, terms: Option<&Terms>) -> Option<Handed> {
+        let vassal = court.get(key)?;
+        let terms = terms.filter(|terms| terms.program.is_some()).map(|terms| &terms.sockets);
+        if terms.is_none_or(SocketTerms::is_empty) && !self.has_sockets(key) {
+            return Some(Handed::default());
+        }
+        let terms = terms.cloned().unwrap_or_default();
+        let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
+        // A reinforcement serves the sockets of what it reinforces.
+        let holder = vassal.zerg.map_or(key, |zerg| zerg.base);
+        let held = self.held(holder).and_then(|held| held.sockets.take());
+        if terms.is_empty() {
+            if let Some(held) = held {
+                held.close(&terms);
+            }
+            return Some(Handed::default());
+        }
+        let terms = terms.in_directory(&directory);
+        let tenant = self.launch.confinement.tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid));
+        let held = held.map_or_else(Box::default, |held| Box::new(held.keep(&terms, tenant)));
+        let mut kept = held.0;
+        let mut sockets = Vec::new();
+        let mut trouble = None;
+        for term in terms.sockets() {
+            let former = kept.iter().position(|socket| socket.term.address == term.address);
+            let former = former.map(|at| kept.swap_remove(at));
+            match self.provide(holder, court, term, tenant, former) {
+                Ok(mut socket) => {
+                    if let Some(file) = socket.listener.as_mut().and_then(|it| it.file.as_mut()) {
+                        file.set_stays(!terms.vacuum());
+                    }
+                    sockets.push(socket);
+                }
+                Err((former, why)) => {
+                    sockets.extend(former.map(|socket| *socket));
+                    trouble = Some(format!("{} = {}: {why}", term.name, term.address));
+                    break;
+                }
+            }
+        }
+        sockets.extend(kept);
+        let waiting = self.held(holder).and_then(|held| held.waiting.as_deref());
+        let descriptor = |socket: &Socket| match &socket.listener {
+            Some(listener) => Some((listener.socket.as_raw_fd(), listener.tcp_address())),
+            None => waiting.map(|waiting| (waiting.parts().0.as_raw_fd(), None)),
+        };
+        let handed: Option<Vec<_>> = sockets.iter().map(descriptor).collect();
+        self.slot(holder).sockets = Some(Box::new(Sockets(sockets)));
+        if let Some(why) = trouble {
+            self.refuse_sockets(key, vassal, &why);
+            return None;
+        }
+        self.refusals.remove(&key);
+        let (numbers, addresses): (Vec<_>, Vec<_>) = handed?.into_iter().unzip();
+        Some(Handed { terms: terms.bound_at(addresses), numbers })
+    }
+
+    /// One socket: the one that is there, if it is still good, or a new one.
+    fn provide(
+        &mut self,
+        holder: Key,
+        court: &Court,
+        term: &SocketTerm,
+        tenant: Option<Owner>,
+        former: Option<Socket>,
+    ) -> Result<Socket, (Option<Box<Socket>>, String)> {
+        let on_demand = self.held(holder).and_then(|held| held.waiting.as_deref());
+        if on_demand.is_some_and(|waiting| waiting.serves(&term.address)) {
+            return Ok(Socket { term: term.clone(), tenant, listener: None, _share: None });
+        }
+        if let Some(mut socket) = former
+            && let Some(listener) = &socket.listener
+        {
+            match good_as_new(listener) {
+                Ok(true) => {
+                    if socket.term.manner != term.manner
+                        && let Err(cause) = listener.tune(&term.manner)
+                    {
+                        return Err((Some(Box::new(socket)), format!("{cause}{}", remedy(&cause, tenant))));
+                    }
+                    socket.term = term.clone();
+                    return Ok(socket);
+                }
+                Ok(false) => warn!(
+                    "[emperor] the socket {} is made anew: its program has shut it down, or has removed its file for \
+                     good; who waited at it must connect again",
+                    term.address
+                ),
+                Err(cause) => {
+                    return Err((Some(Box::new(socket)), format!("{cause}{}", remedy(&cause, tenant))));
+                }
+            }
+            socket.remove();
+        }
+        forbidden(term, tenant).map_err(|why| (None, why))?;
+        let share = self.shares.take(tenant).map_err(|why| (None, why))?;
+        match term.address.bind_in(&term.manner, tenant) {
+            Ok(mut listener) => {
+                if let Some(file) = &mut listener.file {
+                    file.secure();
+                }
+                Ok(Socket { term: term.clone(), tenant, listener: Some(listener), _share: share })
+            }
+            Err(cause) => {
+                let other = self.who_has(holder, &term.address).and_then(|key| court.get(key));
+                let help = match other.filter(|_| cause.kind() == io::ErrorKind::AddrInUse) {
+                    Some(other) => {
+                        self.tell_holder(holder, court, other, term);
+                        format!("; vassal {} has it, choose another address", other.name)
+                    }
+                    None => remedy(&cause, tenant),
+                };
+                Err((None, format!("{cause}{help}")))
+            }
+        }
+    }
+
+    /// The one who has an address hears of the other's wish as well, once for each cause.
+    fn tell_holder(&self, wants: Key, court: &Court, has: &Vassal, term: &SocketTerm) {
+        if let Some(vassal) = court.get(wants).filter(|_| !self.refusals.contains_key(&wants)) {
+            let (has, wants) = (&has.name, &vassal.name);
+            warn!(
+                "[emperor] vassal {has} keeps the socket {}, which vassal {wants} names as well",
+                term.address
+            );
+        }
+    }
+
+    /// The vassal, other than this one, that holds a socket at an address or in its way.
+    pub(super) fn who_has(&self, but: Key, address: &Address) -> Option<Key> {
+        let has = |held: &&super::Held| {
+            let own = held.sockets.as_ref().is_some_and(|sockets| sockets.meet(address));
+            own || held.waiting.as_ref().is_some_and(|waiting| waiting.serves(address))
+        };
+        self.held.iter().filter(|held| held.key != Some(but)).find(has)?.key
+    }
+
+    /// A vassal's own socket that is to be its on-demand socket from now on.
+    pub(super) fn cede_socket(&mut self, key: Key, address: &Address) -> Option<Listener> {
+        let sockets = &mut self.held(key)?.sockets.as_mut()?.0;
+        sockets.iter_mut().find(|socket| socket.term.address == *address)?.listener.take()
+    }
+
+    /// Whether a vassal has sockets of its own.
+    pub(super) fn has_sockets(&self, key: Key) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        held.is_some_and(|held| held.sockets.is_some())
+    }
+
+    /// Whether a vassal's process must be replaced to have these sockets.
+    pub fn sockets_differ(&self, key: Key, terms: &SocketTerms, directory: &Path) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.0);
+        let wanted = terms.in_directory(directory);
+        !wanted.sockets().iter().eq(has.iter().map(|socket| &socket.term))
+    }
+
+    /// Says why a vassal cannot have its sockets: once, however often it is tried.
+    fn refuse_sockets(&mut self, key: Key, vassal: &Vassal, why: &str) {
+        let before = self.refusals.insert(key, why.into());
+        if before.as_deref() != Some(why) {
+            let name = &vassal.name;
+            error!(
+                "[emperor] vassal {name} cannot be started: {why}. It is tried again by and by, and at once when \
+                 {name} is touched"
+            );
+        }
+    }
+
+    /// Puts the files of a vassal's sockets back that its program has removed.
+    pub(super) fn restore_sockets(&mut self, key: Key, vassal: &Vassal) {
+        let Some(sockets) = self.held(key).and_then(|held| held.sockets.as_ref()) else { return };
+        let mut trouble = None;
+        for file in sockets.files() {
+            let path = file.path().display();
+            match file.restore() {
+                Ok(Restored::WasThere) => {}
+                Ok(Restored::IsBack) => info!(
+                    "[emperor] vassal {}: the file of the socket {path} was removed, and is back",
+                    vassal.name
+                ),
+                Ok(Restored::Lost) => {
+                    trouble = Some(format!(
+                        "the file of the socket {path} is gone, and so is its second name; it is made anew when the \
+                         vassal starts again"
+                    ));
+                }
+                Err(cause) => {
+                    let help = remedy(&cause, file.owner());
+                    trouble = Some(format!("the file of the socket {path} was replaced: {cause}{help}"));
+                }
+            }
+        }
+        let Some(trouble) = trouble else { return };
+        if self.refusals.insert(key, trouble.as_str().into()).as_deref() != Some(&trouble) {
+            warn!("[emperor] vassal {}: {trouble}", vassal.name);
+        }
+    }
+
+    /// Looks after the files of the sockets of all vassals.
+    pub(super) fn restore_all_sockets(&mut self, court: &Court) {
+        let lost = |held: &&super::Held| {
+            held.sockets.as_ref().is_some_and(|sockets| sockets.files().any(|file| !file.is_there()))
+        };
+        let keys: Vec<Key> = self.held.iter().filter(lost).filter_map(|held| held.key).collect();
+        for key in keys {
+            if let Some(vassal) = court.get(key) {
+                self.restore_sockets(key, vassal);
+            }
+        }
+    }
+
+    /// Holds from now on sockets that somebody else has held.
+    pub(super) fn hold_sockets(&mut self, key: Key, sockets: Vec<(OwnedFd, SocketRecord)>) {
+        let mut taken = Vec::new();
+        for (socket, SocketRecord { term, tenant, file, .. }) in sockets {
+            let listener = Listener { file: file.as_ref().map(SocketFile::of_record), socket };
+            let share = self.shares.take(tenant).ok().flatten(); // it was counted before
+            taken.push(Socket { term, tenant, listener: Some(listener), _share: share });
+        }
+        if !taken.is_empty() {
+            self.slot(key).sockets = Some(Box::new(Sockets(taken)));
+        }
+    }
+}
+
+impl Sockets {
+    /// Those that can go on on these terms; the others are closed, and first, for they may be in the way of new ones.
+    fn keep(self, terms: &SocketTerms, tenant: Option<Owner>) -> Self {
+        let wanted = |socket: &Socket| {
+            let term = terms.sockets().iter().find(|term| term.address == socket.term.address);
+            let same = term.is_some_and(|term| term.manner.binds_as(&socket.term.manner));
+            same && socket.tenant == tenant
+        };
+        let (kept, gone): (Vec<_>, _) = self.0.into_iter().partition(wanted);
+        Self(gone).close(terms);
+        Self(kept)
+    }
+
+    /// Closes them; their files go if the vassal's file says so now.
+    fn close(mut self, terms: &SocketTerms) {
+        for file in self.0.iter_mut().filter_map(|it| it.listener.as_mut()?.file.as_mut()) {
+            file.set_stays(!terms.vacuum());
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = &SocketFile> {
+        self.0.iter().filter_map(|socket| socket.listener.as_ref()?.file.as_ref())
+    }
+
+    fn meet(&self, address: &Address) -> bool {
+        self.0.iter().any(|socket| socket.term.address.meets(address))
+    }
+
+    /// What is held: the sockets, and what another emperor must know of them.
+    pub(super) fn parts(&self) -> Vec<(BorrowedFd<'_>, SocketRecord)> {
+        let part = |socket: &'_ Socket| {
+            let listener = socket.listener.as_ref()?;
+            let (term, tenant) = (socket.term.clone(), socket.tenant);
+            let file = listener.file.as_ref().map(SocketFile::record);
+            Some(SocketRecord { term, tenant, file, id: id(listener.socket.as_fd()) })
+        };
+        let held = self
+            .0
+            .iter()
+            .filter_map(|socket| Some((socket.listener.as_ref()?.socket.as_fd(), part(socket)?)));
+        held.collect()
+    }
+}
+
+impl Socket {
+    /// Closes it, and removes its file: a new one comes in its place.
+    fn remove(mut self) {
+        if let Some(file) = self.listener.as_mut().and_then(|it| it.file.as_mut()) {
+            file.set_stays(false);
+        }
+    }
+}
+
+impl Shares {
+    fn take(&mut self, tenant: Option<Owner>) -> Result<Option<Arc<()>>, String> {
+        let Some((uid, _)) = tenant else { return Ok(None) };
+        let of_his = self.0.entry(uid).or_default();
+        if Arc::strong_count(of_his) > MOST_OF_A_TENANT {
+            return Err(format!("user {uid} has {MOST_OF_A_TENANT} sockets already; remove some"));
+        }
+        Ok(Some(Arc::clone(of_his)))
+    }
+
+    /// Forgets those who have none any more.
+    pub(super) fn tidy(&mut self) {
+        self.0.retain(|_, shares| Arc::strong_count(shares) > 1);
+    }
+}
+
+/// The kernel's number of a socket; the same for every descriptor of it. 0 if it has none, which does not happen.
+pub(in crate::emperor) fn id(socket: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(socket).map_or(0, |there| there.st_ino)
+}
+
+/// What nobody may have, and what a tenant may not.
+fn forbidden(term: &SocketTerm, tenant: Option<Owner>) -> Result<(), String> {
+    let most = std::fs::read_to_string(SOMAXCONN).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let backlog = term.manner.backlog;
+    if let Some(most) = most.filter(|most| *most < backlog) {
+        return Err(format!(
+            "listen = {backlog} is more than net.core.somaxconn allows ({most}); raise that, or lower listen"
+        ));
+    }
+    if tenant.is_none() {
+        return Ok(());
+    }
+    if let Address::Tcp(tcp) = &term.address
+        && (1..FIRST_FREE_PORT).contains(&tcp.port())
+    {
+        return Err(format!("a tenant may not have a port below {FIRST_FREE_PORT}; choose another"));
+    }
+    if term.manner.reuse_port {
+        let why = "reuse-port would let one tenant have the connections of another; take that line out";
+        return Err(why.into());
+    }
+    Ok(())
+}
+
+/// Whether clients find it and are served, once its file is put back.
+fn good_as_new(listener: &Listener) -> io::Result<bool> {
+    if !listener.listens() {
+        return Ok(false);
+    }
+    let file = listener.file.as_ref().map(SocketFile::restore).transpose()?;
+    Ok(file != Some(Restored::Lost))
+}
