@@ -167,6 +167,7 @@ fn keys(config: &Config, findings: &mut Findings) {
                 format!("{key} is an option of the emperor; in a vassal's file it does nothing"),
                 Some("move it to the emperor's own configuration"),
             ),
+            Some(option) if option.plugin_name() == "vassal" => {} // what the emperor reads there
             Some(option) if config.mode() == Mode::Emperor => findings.add(
                 Severity::Note,
                 pair.origin(),
