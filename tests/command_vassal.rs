@@ -118,15 +118,19 @@ fn root_a_command_becomes_the_user_of_its_file_and_a_sandbox_takes_its_powers() 
     }
     let bed = Bed::new();
     let emperor = Builder::new(&bed, Kind::Ours).opt("vassal-sandbox", "standard").start();
-    let facts = "grep -E ^(Uid|Groups|CapBnd|NoNewPrivs|Seccomp): /proc/self/status";
+    let facts = r#"grep -E "^(Uid|Groups|CapBnd|NoNewPrivs|Seccomp):" /proc/self/status"#;
     let lines =
         format!("command = sh -c '{facts} > ../home/part; mv ../home/part ../home/told; exec sleep 1000'\n");
-    let lines = lines
-        .replace("^(Uid|Groups|CapBnd|NoNewPrivs|Seccomp):", "\"^(Uid|Groups|CapBnd|NoNewPrivs|Seccomp):\"");
     let home = bed.path("home");
     fs::create_dir(&home).expect("a directory");
     lchown(&home, Some(TENANT), Some(TENANT)).expect("chown");
-    bed.write("v/a.ini", format!("[uwsgi]\nuid = {TENANT}\ngid = {TENANT}\nsandbox = none\n{lines}"));
+    bed.write(
+        "v/a.ini",
+        format!(
+            "[uwsgi]\nuid = {TENANT}\ngid = {TENANT}\nsandbox = none\nbind = {}\n{lines}",
+            home.display()
+        ),
+    );
     let status = told(&bed, "home/told");
     let ids = format!("{TENANT}\t{TENANT}\t{TENANT}\t{TENANT}");
     for line in [&format!("Uid:\t{ids}"), "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
