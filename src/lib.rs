@@ -8,3 +8,4 @@ pub mod config;
 pub mod emperor;
 pub mod sys;
 pub mod vassal;
+pub mod zerg;

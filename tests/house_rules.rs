@@ -33,6 +33,8 @@ const ROOMS: &[Room] = &[
             "vassal::terms",
             "vassal::socket",
             "vassal::terms",
+            "zerg::pool",
+            "zerg::server",
             "zerg::wire",
             "config",
             "sys",
@@ -40,7 +42,7 @@ const ROOMS: &[Room] = &[
         may_not_touch: &[],
     },
     Room { path: "emperor/court", may_import: &["vassal::link", "emperor::source"], may_not_touch: PURE },
-    Room { path: "vassal", may_import: &["config", "zerg::wire", "sys"], may_not_touch: &[] },
+    Room { path: "vassal", may_import: &["config", "zerg::client", "zerg::wire", "sys"], may_not_touch: &[] },
     Room { path: "zerg", may_import: &["sys"], may_not_touch: &[] },
     Room { path: "sys", may_import: &[], may_not_touch: &[] },
 ];

@@ -1,26 +1,22 @@
 //! The root directories of uWSGI's options, and namespaces that somebody else offers.
 
 use std::fmt;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 
 use super::super::text::Text;
+use crate::zerg::wire::{self, Greeting};
 
 /// How long a server of namespaces that is not there yet is waited for, and how often it is looked for. uWSGI waits for
 /// ever, once a second.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What a server says before its descriptors.
-const GREETING: &[u8] = b"uwsgi-setns";
-/// Most namespaces that one takes. Source: uWSGI.
-const MOST_NAMESPACES: usize = 64;
 
 /// A change of the root directory.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,7 +60,8 @@ pub(in super::super) fn change(root: &NewRoot) -> io::Result<()> {
 /// Joins what the server at this path offers, in its order.
 pub(in super::super) fn join(path: &Text) -> io::Result<()> {
     let server = connect(path.as_path())?;
-    for namespace in receive(&server)? {
+    let offered = wire::receive(server.as_fd(), Greeting::Namespaces, WAIT_LIMIT);
+    for namespace in offered.map_err(io::Error::other)?.descriptors {
         setns(namespace, CloneFlags::empty())?;
     }
     Ok(())
@@ -80,32 +77,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
             {
                 std::thread::sleep(LOOK_EVERY);
             }
-            connected => {
-                let server = connected?;
-                server.set_read_timeout(Some(WAIT_LIMIT))?;
-                return Ok(server);
-            }
+            connected => return connected,
         }
     }
-}
-
-/// The message: the greeting, the number of descriptors as an `int`, and that many descriptors.
-fn receive(server: &UnixStream) -> io::Result<Vec<OwnedFd>> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "it does not offer namespaces as uWSGI does");
-    let mut text = [0; GREETING.len() + size_of::<i32>()];
-    let mut space = nix::cmsg_space!([i32; MOST_NAMESPACES]);
-    let mut pieces = [IoSliceMut::new(&mut text)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
-    let message = recvmsg::<()>(server.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            fds.extend(numbers.into_iter().map(crate::sys::fds::received));
-        }
-    }
-    let bytes = message.bytes;
-    let number = text.strip_prefix(GREETING).and_then(|rest| Some(i32::from_ne_bytes(rest.try_into().ok()?)));
-    let complete =
-        bytes == text.len() && number.is_some_and(|number| usize::try_from(number) == Ok(fds.len()));
-    if complete && !fds.is_empty() { Ok(fds) } else { Err(bad()) }
 }
