@@ -26,6 +26,7 @@ use super::link::CONFIG_FD;
 pub use super::passing::Passing;
 pub use super::step::Step;
 use super::terms::cgroup::NamedGroups;
+use super::terms::phases::Phases;
 use super::terms::view::{Around, View, Wish};
 use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
@@ -205,6 +206,8 @@ pub struct VassalOrder {
     pub view: View,
     /// What the view is laid out around.
     pub around: Around,
+    /// What a command vassal asks for by uWSGI's options of jails.
+    pub phases: Phases,
     /// `emperor-die-together`.
     pub die_with_emperor: bool,
     /// Its complete environment; nothing is inherited.
@@ -278,7 +281,7 @@ impl VassalOrder {
         ops.extend(self.groups.map(Op::EnterGroups));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(privileges.first_ops());
-        let view = self.view;
+        let view = self.phases.onto(self.view);
         // Who is not root is told by the launcher what is not allowed; of the spawner it would be no more than that.
         let cloned = self.namespaces.pid || view.private_pids && start != Start::Same;
         ops.extend(cloned.then_some(Op::PidNamespace));
@@ -287,8 +290,14 @@ impl VassalOrder {
         // A tenant opens his log with his own rights, root with root's and where root finds it.
         let (log_first, log_last) = if self.tyrant.is_some() { (None, self.log) } else { (self.log, None) };
         ops.extend(log_first.map(Op::Log));
+        if !self.phases.hooks.is_empty() && self.tyrant.is_none() {
+            ops.push(Op::Environment(self.environment.clone())); // hooks have it from the first on
+        }
+        ops.extend(self.phases.ops_before_view());
         ops.extend(view.ops(&self.around));
+        ops.extend(self.phases.ops_in_view());
         ops.extend(view.init_ops(self.die_with_emperor));
+        ops.extend(self.phases.ops_as_root());
         ops.extend(privileges.limit_ops());
         let users = match (&self.tyrant, start) {
             (Some(tyrant), _) => view.users_ops(Some(tyrant.uid)),
@@ -330,6 +339,7 @@ impl VassalOrder {
         let (read_only, read_write) = view.trees();
         ops.extend(privileges.ops_after_identity(start, &read_only, &read_write));
         ops.push(Op::Environment(self.environment));
+        ops.extend(self.phases.ops_as_user());
         ops.extend(self.start_hook.map(|program| Op::Command {
             label: "start-hook".into(),
             program,
@@ -590,6 +600,7 @@ mod tests {
             privileges: Privileges::default(),
             view: View::default(),
             around: Around::default(),
+            phases: Phases::default(),
             safe_fds: vec![7, 9, 3, 7],
         }
     }

@@ -149,6 +149,19 @@ impl Namespaces {
         Ok((set, ignored))
     }
 
+    /// Those of either.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            ipc: self.ipc || other.ipc,
+            net: self.net || other.net,
+            pid: self.pid || other.pid,
+            mount: self.mount || other.mount,
+            uts: self.uts || other.uts,
+            user: self.user || other.user,
+        }
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

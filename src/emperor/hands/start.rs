@@ -409,6 +409,7 @@ impl Hands {
             privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),
             view: terms.map(|terms| terms.view.clone()).unwrap_or_default(),
             around,
+            phases: terms.map(|terms| terms.phases.clone()).unwrap_or_default(),
             log: program.and_then(|program| program.log.clone()),
             config_pipe: carried,
             safe_fds: launch.safe_fds.clone(),

@@ -53,8 +53,10 @@ pub(in super::super) fn build(scene: &Scene) -> Result<(), Failure> {
         .and_then(|builder| builder.build(&scene).map_err(|(entry, error)| failed(&entry, error)));
     umask(before);
     built?;
-    // Also in the host's root: the old working directory is in a mount that is covered by now.
-    let entered = std::env::set_current_dir(&directory);
+    // Also in the host's root: the old working directory is in a mount that is covered by now. A directory that became
+    // the root need not have it.
+    let inside = matches!(scene.root, Root::Directory(_)) && !directory.is_dir();
+    let entered = std::env::set_current_dir(if inside { Path::new("/") } else { &directory });
     entered.map_err(|error| Failure::new(Step::ChangeDir, &directory.display(), &error))
 }
 

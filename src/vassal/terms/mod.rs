@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 mod identity;
+pub mod phases;
 mod privileges;
 mod program;
 pub mod sockets;
@@ -20,6 +21,7 @@ use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
 use cgroup::{NamedGroups, ResourceTerms};
 pub use identity::Identity;
+use phases::Phases;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
 use sockets::{SocketTerms, SystemNames};
@@ -47,6 +49,8 @@ pub struct Terms {
     pub resources: ResourceTerms,
     /// What it sees.
     pub view: View,
+    /// What a command vassal asks for by uWSGI's options of jails.
+    pub phases: Phases,
     /// What the file says and nobody does.
     pub left_out: Vec<String>,
 }
@@ -78,7 +82,8 @@ impl Terms {
         let groups = if program.is_some() { NamedGroups::read(asked)? } else { None };
         let resources = ResourceTerms::read(asked, level)?;
         let view = View::read(asked, level)?;
-        Ok(Self { program, sockets, identity, groups, level, privileges, resources, view, left_out })
+        let phases = if program.is_some() { Phases::read(asked)? } else { Phases::default() };
+        Ok(Self { program, sockets, identity, groups, level, privileges, resources, view, phases, left_out })
     }
 
     /// What a level asks for by itself.
@@ -104,8 +109,9 @@ impl Terms {
         match self.identity.as_ref().and_then(|identity| identity.differs_from(uid, gid)) {
             Some(why) => Err(why),
             None => {
+                let phases = self.phases.of_tenant()?;
                 let view = self.view.of_tenant(uid, gid)?;
-                Ok(Self { identity: None, privileges: self.privileges.of_tenant(), view, ..self })
+                Ok(Self { identity: None, privileges: self.privileges.of_tenant(), view, phases, ..self })
             }
         }
     }
@@ -137,6 +143,7 @@ impl Terms {
             level,
             privileges,
             view,
+            phases,
             resources: _,
             left_out: _,
         } = self;
@@ -146,6 +153,7 @@ impl Terms {
             && *level == Level::None
             && *privileges == Privileges::default()
             && view.is_none()
+            && phases.is_none()
     }
 }
 

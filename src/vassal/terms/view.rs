@@ -30,6 +30,8 @@ const MOST_PATHS: usize = 128;
 pub struct View {
     /// `private-pids`: its own process ids, with a reaper as process 1.
     pub private_pids: bool,
+    /// Mounts of its own, with nothing changed in them. No option of ours: `unshare = fs`.
+    pub private_mounts: bool,
     /// `private-ipc`
     pub private_ipc: bool,
     /// `protect-hostname`
@@ -62,6 +64,12 @@ pub struct View {
     pub no_suid: bool,
     /// `read-write-paths`, `read-only-paths`, `inaccessible-paths`, `temporary-file-system`, `bind`, `bind-read-only`
     pub paths: Vec<PathRule>,
+    /// The directory that becomes the root: uWSGI's `namespace`. Not read from outside, where it would be a tenant's.
+    #[serde(skip)]
+    pub root_directory: Option<Text>,
+    /// What is kept of the host in that.
+    #[serde(skip)]
+    pub kept_mounts: Vec<Entry>,
 }
 
 /// Something that a machine may not allow.
@@ -141,6 +149,7 @@ impl View {
         let strict = level == Level::Strict;
         Self {
             private_pids: true,
+            private_mounts: true,
             private_ipc: true,
             protect_hostname: true,
             private_network: strict,
@@ -156,7 +165,7 @@ impl View {
             protect_kernel_tunables: true,
             protect_control_groups: ControlGroups::Strict,
             no_suid: true,
-            paths: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -175,6 +184,7 @@ impl View {
         let groups = choose("protect-control-groups", &[("strict", 2)], of.protect_control_groups as u8)?;
         Ok(Self {
             private_pids: flag("private-pids", of.private_pids),
+            private_mounts: of.private_mounts,
             private_ipc: flag("private-ipc", of.private_ipc),
             protect_hostname: flag("protect-hostname", of.protect_hostname),
             private_network: flag("private-network", of.private_network),
@@ -192,6 +202,7 @@ impl View {
                 [usize::from(groups)],
             no_suid: of.no_suid,
             paths: paths::read(asked)?,
+            ..Self::default()
         })
     }
 
@@ -202,6 +213,7 @@ impl View {
         paths.extend(other.paths.iter().filter(|rule| !paths.contains(rule)).cloned().collect::<Vec<_>>());
         Self {
             private_pids: self.private_pids || other.private_pids,
+            private_mounts: self.private_mounts || other.private_mounts,
             private_ipc: self.private_ipc || other.private_ipc,
             protect_hostname: self.protect_hostname || other.protect_hostname,
             private_network: self.private_network || other.private_network,
@@ -221,6 +233,8 @@ impl View {
             protect_control_groups: self.protect_control_groups.max(other.protect_control_groups),
             no_suid: self.no_suid || other.no_suid,
             paths,
+            root_directory: self.root_directory.or_else(|| other.root_directory.clone()),
+            kept_mounts: self.kept_mounts.into_iter().chain(other.kept_mounts.iter().cloned()).collect(),
         }
     }
 
@@ -333,12 +347,16 @@ impl View {
     /// What is to be seen of the file system.
     #[must_use]
     pub fn scene(&self, around: &Around) -> Scene {
-        let root = if self.private_root { Root::Empty } else { Root::Host };
+        let root = match (&self.root_directory, self.private_root) {
+            (Some(path), _) => Root::Directory(path.clone()),
+            (None, true) => Root::Empty,
+            (None, false) => Root::Host,
+        };
         let mut scene = Scene { root, no_suid: self.no_suid, ..Scene::default() };
-        if self.private_root {
-            scene.entries.extend(base::minimal(around));
-        } else {
-            self.host_system(&mut scene);
+        match scene.root {
+            Root::Empty => scene.entries.extend(base::minimal(around)),
+            Root::Host => self.host_system(&mut scene),
+            Root::Directory(_) => scene.entries.extend(self.kept_mounts.iter().cloned()),
         }
         if self.private_tmp {
             for place in ["/tmp", "/var/tmp"] {
@@ -359,7 +377,7 @@ impl View {
         if self.protect_control_groups != ControlGroups::No && !self.private_root {
             scene.entries.push(Entry::new("/sys/fs/cgroup", What::ControlGroups).or_nothing());
         }
-        if !self.private_root {
+        if scene.root == Root::Host {
             let hidden = hidden(&scene);
             scene.entries.extend(base::kept(around, &hidden));
         }
