@@ -14,6 +14,7 @@ case "$*" in
 *memory*) [ -e /job/fed ] && exec sleep 1000; : > /job/fed; exec dd if=/dev/zero of=/dev/null bs=60M count=1 ;;
 *tasks*) n=0; while [ $n -lt 30 ]; do sleep 1000 & n=$((n+1)); echo $n > /job/forked; done; exec sleep 1000 ;;
 *burn*) while :; do :; done ;;
+*brood*) [ -e /job/called ] || { : > /job/called; printf '\021\036' >&3; } ;;
 *daemon*) setsid sh -c 'setsid sleep 4321 & echo $! > /job/stray' & ;;
 esac
 printf '\021' >&3
@@ -97,6 +98,17 @@ until_ '[ "$(cat /sys/fs/cgroup/emperor-*/plain.ini/memory.max 2>&1)" = 31457280
 grep -qx $emperor /sys/fs/cgroup/cgroup.procs; say $? "nobody is moved there"
 kill -TERM $emperor; wait $emperor
 [ -z "$(find /sys/fs/cgroup -name 'emperor-*')" ]; say $? "and nothing is left there"
+
+# Reinforcements share their base's limits.
+rm $v/*; put brood.ini "memory-max = 35M"
+/job/emperor --reload-mercy 1 --emperor-stop-timeout 1 --emperor $v --emperor-wrapper /job/engine --emperor-broodlord 2 >> $log 2>&1 &
+emperor=$!
+until_ 'grep -q . /sys/fs/cgroup/emperor-*/brood.ini/base/cgroup.procs && grep -q . /sys/fs/cgroup/emperor-*/brood.ini/zerg-1/cgroup.procs'
+say $? "base and reinforcement are in groups of their own"
+[ "$(cat /sys/fs/cgroup/emperor-*/brood.ini/memory.max)" = 36700160 ] && [ ! -e /sys/fs/cgroup/emperor-*/brood.ini/base/memory.max ]
+say $? "below the limits of both"
+kill -TERM $emperor; wait $emperor
+[ -z "$(find /sys/fs/cgroup -name 'emperor-*')" ]; say $? "and nothing of them is left"
 
 # In a group that others share: accounts and an end, but no limits, and one line that says why.
 mkdir /sys/fs/cgroup/shared; echo 0 > /sys/fs/cgroup/shared/cgroup.procs

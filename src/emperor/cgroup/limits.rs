@@ -253,6 +253,8 @@ mod tests {
             ("cpu-weight = 10001", "1 to 10000"),
             ("io-max = /etc/passwd rbps=1M", "/dev"),
             ("io-max = /dev/../etc/passwd rbps=1M", "/dev"),
+            ("io-max = /dev/shm/mine rbps=1M", "/dev"),
+            ("io-max = /dev/disk/../shm/mine rbps=1M", "/dev"),
             ("io-max = 8:0", "rbps"),
             ("io-max = 8:0 speed=1", "rbps"),
         ] {

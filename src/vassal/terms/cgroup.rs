@@ -488,7 +488,7 @@ impl Rates {
     }
 }
 
-/// A block device: its numbers, or a file below `/dev`. Root looks at that file, so it may be nowhere else.
+/// A block device: its numbers, or a file of `/dev` that only root can have put there.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Device {
@@ -508,12 +508,18 @@ impl TryFrom<String> for Device {
         if let Some((major, minor)) = numbers {
             return Ok(Self::Numbers(major, minor));
         }
-        let is_file = text.len() <= 255
-            && text.strip_prefix("/dev/").is_some_and(|rest| {
-                rest.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-            })
-            && !text.contains('\0');
-        if is_file { Ok(Self::File(text)) } else { Err("a device is MAJOR:MINOR or a path below /dev") }
+        // Root looks at it. Below /dev there are places that everybody writes to, as /dev/shm.
+        let below = text.strip_prefix("/dev/").filter(|_| text.len() <= 255 && !text.contains('\0'));
+        let is_file = below.is_some_and(|below| {
+            let mut parts = below.split('/');
+            let fine = parts.clone().all(|part| !part.is_empty() && part != "." && part != "..");
+            fine && (parts.clone().count() == 1 || matches!(parts.next(), Some("disk" | "mapper" | "block")))
+        });
+        if is_file {
+            Ok(Self::File(text))
+        } else {
+            Err("a device is MAJOR:MINOR, /dev/NAME or /dev/disk/…")
+        }
     }
 }
 
