@@ -111,6 +111,7 @@ kill -TERM $emperor; wait $emperor
 [ -z "$(find /sys/fs/cgroup -name 'emperor-*')" ]; say $? "and nothing of them is left"
 
 # In a group that others share: accounts and an end, but no limits, and one line that says why.
+rm $v/*; put plain.ini "memory-max = 30M"
 mkdir /sys/fs/cgroup/shared; echo 0 > /sys/fs/cgroup/shared/cgroup.procs
 /job/emperor --reload-mercy 1 --emperor-stop-timeout 1 --emperor $v --emperor-wrapper /job/engine > /job/log2 2>&1 &
 emperor=$!
