@@ -197,7 +197,30 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        let trees = fs::read_to_string(self.root.join(".groups")).unwrap_or_default();
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
+        trees.lines().for_each(remove_groups);
+    }
+}
+
+/// Removes the control groups that an emperor of this test has made, as far as nothing lives in them.
+fn remove_groups(tree: &str) {
+    fn remove(path: &Path) {
+        let below = fs::read_dir(path).into_iter().flatten().flatten();
+        below.filter(|entry| entry.path().is_dir()).for_each(|entry| remove(&entry.path()));
+        let _ = fs::remove_dir(path);
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+        for hierarchy in [controllers, "unified", ""] {
+            let place =
+                Path::new("/sys/fs/cgroup").join(hierarchy).join(group.trim_start_matches('/')).join(tree);
+            if place.is_dir() {
+                remove(&place);
+            }
+        }
     }
 }

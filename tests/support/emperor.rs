@@ -159,9 +159,20 @@ impl Builder {
         command.arg("launch").args(&self.usher).arg("--").args(&self.before).arg(program).args(&self.args);
         command.env_clear().envs(self.env).current_dir(&self.cwd).stdin(Stdio::null());
         command.stdout(output.try_clone().expect("a second descriptor")).stderr(output);
+        note_tree(&self.root, &self.args, &self.cwd);
         let child = command.spawn().expect("an emperor");
         Emperor { kind: self.kind, root: self.root, child, begin }
     }
+}
+
+/// Writes down what its control groups would be called: one that is killed leaves them to its successor, which a test
+/// does not have.
+fn note_tree(root: &Path, args: &[OsString], cwd: &Path) {
+    let sources: Vec<_> =
+        args.windows(2).filter(|two| two[0] == "--emperor").map(|two| two[1].clone()).collect();
+    let tree = emperor::emperor::cgroup::GroupRules::tree_of(&sources, cwd);
+    let file = File::options().create(true).append(true).open(root.join(".groups"));
+    let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{tree}\n").as_bytes()));
 }
 
 /// A running emperor. It is killed when dropped; its vassals are the bed's to clear away.
