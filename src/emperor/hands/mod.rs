@@ -78,6 +78,7 @@ pub struct Hands {
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
+    watches: sockets::Watches,
     /// What came of actions, and is told later.
     late: Vec<Event>,
     odd_lines: notices::Quota,
@@ -121,6 +122,8 @@ enum Token {
     Groups,
     /// A vassal's config pipe, into which more fits.
     Config(Key),
+    /// What the kernel tells of the files of sockets.
+    Files,
 }
 
 /// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
@@ -137,6 +140,7 @@ impl Token {
             Self::Answer(place) => (4, place as u64),
             Self::Groups => (5, 0),
             Self::Config(key) => (6, key.to_bits()),
+            Self::Files => (7, 0),
         };
         bits | kind << KIND_SHIFT
     }
@@ -150,7 +154,8 @@ impl Token {
             3 => Self::Side(key.index()),
             4 => Self::Answer(key.index()),
             6 => Self::Config(key),
-            _ => Self::Groups,
+            5 => Self::Groups,
+            _ => Self::Files,
         }
     }
 }
@@ -176,6 +181,7 @@ impl Hands {
             supplies: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
+            watches: sockets::Watches::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
             rescan: false,
@@ -260,6 +266,7 @@ impl Hands {
                 Token::Waiting(key) => events.extend(self.connected(key)),
                 Token::Groups => self.hear_groups(court, events),
                 Token::Config(key) => self.push_rest(key),
+                Token::Files => self.hear_of_files(court),
                 Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {
                     Some((Errand::Judge(key), ending)) => {

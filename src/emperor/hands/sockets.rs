@@ -21,9 +21,17 @@ use crate::vassal::socket::{Address, FileRecord, Listener, Restored, SocketFile}
 use crate::vassal::terms::Terms;
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 
+mod watch;
+
+pub(super) use watch::Watches;
+
 /// The sockets of one vassal, in the order of its file.
 #[derive(Debug, Default)]
-pub(super) struct Sockets(Vec<Socket>);
+pub(super) struct Sockets {
+    list: Vec<Socket>,
+    /// How often something was done to their files since the last start.
+    alarms: u8,
+}
 
 #[derive(Debug)]
 struct Socket {
@@ -97,7 +105,7 @@ impl Hands {
         let terms = terms.in_directory(&directory);
         let tenant = self.launch.confinement.tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid));
         let held = held.map_or_else(Box::default, |held| Box::new(held.keep(&terms, tenant)));
-        let mut kept = held.0;
+        let mut kept = held.list;
         let mut sockets = Vec::new();
         let mut trouble = None;
         for term in terms.sockets() {
@@ -124,7 +132,8 @@ impl Hands {
             None => waiting.map(|waiting| (waiting.parts().0.as_raw_fd(), None)),
         };
         let handed: Option<Vec<_>> = sockets.iter().map(descriptor).collect();
-        self.slot(holder).sockets = Some(Box::new(Sockets(sockets)));
+        self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0 }));
+        self.watch_files(holder);
         if let Some(why) = trouble {
             self.refuse_sockets(key, vassal, &why);
             return None;
@@ -216,7 +225,7 @@ impl Hands {
 
     /// A vassal's own socket that is to be its on-demand socket from now on.
     pub(super) fn cede_socket(&mut self, key: Key, address: &Address) -> Option<Listener> {
-        let sockets = &mut self.held(key)?.sockets.as_mut()?.0;
+        let sockets = &mut self.held(key)?.sockets.as_mut()?.list;
         sockets.iter_mut().find(|socket| socket.term.address == *address)?.listener.take()
     }
 
@@ -229,7 +238,7 @@ impl Hands {
     /// Whether a vassal's process must be replaced to have these sockets.
     pub fn sockets_differ(&self, key: Key, terms: &SocketTerms, directory: &Path) -> bool {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
-        let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.0);
+        let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.list);
         let wanted = terms.in_directory(directory);
         !wanted.sockets().iter().eq(has.iter().map(|socket| &socket.term))
     }
@@ -298,7 +307,8 @@ impl Hands {
             taken.push(Socket { term, tenant, listener: Some(listener), _share: share });
         }
         if !taken.is_empty() {
-            self.slot(key).sockets = Some(Box::new(Sockets(taken)));
+            self.slot(key).sockets = Some(Box::new(Sockets { list: taken, alarms: 0 }));
+            self.watch_files(key);
         }
     }
 }
@@ -311,24 +321,24 @@ impl Sockets {
             let same = term.is_some_and(|term| term.manner.binds_as(&socket.term.manner));
             same && socket.tenant == tenant
         };
-        let (kept, gone): (Vec<_>, _) = self.0.into_iter().partition(wanted);
-        Self(gone).close(terms);
-        Self(kept)
+        let (kept, gone): (Vec<_>, _) = self.list.into_iter().partition(wanted);
+        Self { list: gone, alarms: 0 }.close(terms);
+        Self { list: kept, alarms: 0 }
     }
 
     /// Closes them; their files go if the vassal's file says so now.
     fn close(mut self, terms: &SocketTerms) {
-        for file in self.0.iter_mut().filter_map(|it| it.listener.as_mut()?.file.as_mut()) {
+        for file in self.list.iter_mut().filter_map(|it| it.listener.as_mut()?.file.as_mut()) {
             file.set_stays(!terms.vacuum());
         }
     }
 
     fn files(&self) -> impl Iterator<Item = &SocketFile> {
-        self.0.iter().filter_map(|socket| socket.listener.as_ref()?.file.as_ref())
+        self.list.iter().filter_map(|socket| socket.listener.as_ref()?.file.as_ref())
     }
 
     fn meet(&self, address: &Address) -> bool {
-        self.0.iter().any(|socket| socket.term.address.meets(address))
+        self.list.iter().any(|socket| socket.term.address.meets(address))
     }
 
     /// What is held: the sockets, and what another emperor must know of them.
@@ -340,7 +350,7 @@ impl Sockets {
             Some(SocketRecord { term, tenant, file, id: id(listener.socket.as_fd()) })
         };
         let held = self
-            .0
+            .list
             .iter()
             .filter_map(|socket| Some((socket.listener.as_ref()?.socket.as_fd(), part(socket)?)));
         held.collect()

@@ -153,6 +153,12 @@ impl SocketFile {
         .unwrap_or(false); // then a socket is made anew instead
     }
 
+    /// Whether it has a second name.
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        self.has_spare
+    }
+
     /// Puts it back if it is gone, or if a socket that nobody serves is in its place.
     ///
     /// # Errors
