@@ -18,6 +18,7 @@ use crate::emperor::settings::Settings;
 use crate::sys::fds;
 use crate::vassal::link::LINK_FD;
 use crate::vassal::sent::ConfigPipe;
+use crate::vassal::terms::sockets::SystemNames;
 
 /// Look at configuration files as the emperor would; run and fetch nothing.
 #[derive(Debug, clap::Args)]
@@ -118,7 +119,14 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     if terms {
         let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());
         let file = file.as_deref().map(|name| Path::new(OsStr::from_bytes(name)));
-        return tell_terms(&agree::look(Path::new("."), file, &words, &environment, sent.as_deref()));
+        return tell_terms(&agree::look(
+            Path::new("."),
+            file,
+            &words,
+            &environment,
+            sent.as_deref(),
+            &SystemNames,
+        ));
     }
     let Some(problem) = judge::fault(Path::new("."), &words, &environment, sent.as_deref()) else {
         return ExitCode::SUCCESS;

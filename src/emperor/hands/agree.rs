@@ -26,7 +26,8 @@ use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::Identity;
 use crate::sys::wait::Ending;
 use crate::vassal::link::{LaunchReport, Reports};
-use crate::vassal::plan::{Exec, Text, VassalOrder};
+use crate::vassal::plan::{Exec, Text, Tyrant, VassalOrder};
+use crate::vassal::terms::sockets::{Names, NoNames};
 use crate::vassal::terms::{Terms, may_ask};
 
 /// What is known of a vassal's terms when it is to start.
@@ -72,6 +73,7 @@ pub fn look(
     arguments: &[Vec<u8>],
     environment: &[Vec<u8>],
     sent: Option<&[u8]>,
+    names: &dyn Names,
 ) -> Answer {
     let may_ask_itself = |file: &Path| sent.map_or_else(|| may_ask_itself(&directory.join(file)), may_ask);
     if file.is_some_and(|file| !may_ask_itself(file)) {
@@ -84,7 +86,7 @@ pub fn look(
     let Ok(config) = Loader::new(&world, judge::LIMITS).load(&arguments, &environment, Mode::Vassal) else {
         return Answer::NothingNow;
     };
-    match Terms::read(&config) {
+    match Terms::read_with(&config, names) {
         Ok(terms) if terms.is_nothing() => Answer::NothingNow,
         Ok(terms) => Answer::Terms(Box::new(terms)),
         Err(error) => Answer::Refused(error.to_string()),
@@ -121,17 +123,29 @@ impl Hands {
         }
         let arguments = self.launch.templates.arguments(self.launch.subject(vassal).of_base());
         if self.launch.confinement.tyrant.is_some() {
-            return self.look_as_tenant(key, vassal, &arguments);
+            // Without an identity it is refused elsewhere.
+            let Some(tyrant) = self.tyrant(vassal) else { return Agreement::Nothing };
+            return self.look_beside(key, vassal, &arguments, Some(tyrant));
         }
         let file = Path::new(OsStr::from_bytes(base_name(vassal)));
         let file = (!self.launch.others_may_ask()).then_some(file);
         let environment = self.launch.environment.of(false, None);
-        let answer = look(place.path(), file, &arguments, &environment, self.text_of(vassal));
+        let names = NoNames::default();
+        let answer = look(place.path(), file, &arguments, &environment, self.text_of(vassal), &names);
+        if names.were_wanted() {
+            return self.look_beside(key, vassal, &arguments, None); // who is asked may take his time
+        }
         self.settle(key, vassal, answer)
     }
 
-    fn look_as_tenant(&mut self, key: Key, vassal: &Vassal, arguments: &[Vec<u8>]) -> Agreement {
-        let Some(tyrant) = self.tyrant(vassal) else { return Agreement::Nothing }; // refused elsewhere
+    /// Has another process look, which becomes the tenant first if there is one.
+    fn look_beside(
+        &mut self,
+        key: Key,
+        vassal: &Vassal,
+        arguments: &[Vec<u8>],
+        tyrant: Option<Tyrant>,
+    ) -> Agreement {
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let file = if self.launch.others_may_ask() { &b""[..] } else { base_name(vassal) };
         let words = [&b"judge"[..], b"--terms", file].into_iter().chain(arguments.iter().map(Vec::as_slice));
@@ -139,7 +153,7 @@ impl Hands {
             name: Text::from(vassal.name.as_path().as_os_str()),
             directory: place.map(|place| Text::from(place.path().as_os_str())),
             end_after: Some(u32::try_from(judge::PATIENCE.as_secs()).unwrap_or(u32::MAX)),
-            tyrant: Some(tyrant),
+            tyrant,
             environment: self.launch.variables(self.launch.carries(vassal.source), None),
             config_pipe: self.launch.carries(vassal.source),
             exec: Exec {
@@ -167,7 +181,7 @@ impl Hands {
         }
     }
 
-    /// What a process that has become the tenant has found; then the vassal starts.
+    /// What another process has found; then the vassal starts.
     pub(super) fn agreed(
         &mut self,
         key: Key,

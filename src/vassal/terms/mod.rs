@@ -24,7 +24,7 @@ pub use identity::Identity;
 use phases::Phases;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
-use sockets::{SocketTerms, SystemNames};
+use sockets::{Names, SocketTerms, SystemNames};
 use view::View;
 pub use words::may_ask;
 
@@ -64,6 +64,14 @@ impl Terms {
     /// # Errors
     /// [`TermsError`].
     pub fn read(config: &Config) -> Result<Self, TermsError> {
+        Self::read_with(config, &SystemNames)
+    }
+
+    /// Reads them, and has these looked up who are behind names.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub fn read_with(config: &Config, names: &dyn Names) -> Result<Self, TermsError> {
         let asked = Asked(config);
         let level = asked.parsed("sandbox", Level::parse)?.unwrap_or_default();
         let program = Program::read(asked)?;
@@ -71,7 +79,7 @@ impl Terms {
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
             (Some(program), Some(command)) => {
-                let sockets = SocketTerms::read(asked, &SystemNames)?;
+                let sockets = SocketTerms::read(asked, names)?;
                 program.placed(&sockets).map_err(|cause| TermsError::new(&command, "command", cause))?;
                 sockets
             }

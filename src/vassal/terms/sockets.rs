@@ -3,6 +3,7 @@
 //! The emperor binds and holds them, and the program inherits them. Names of hosts, users and groups are looked up by
 //! whoever reads the file, because that may take long; what comes out holds numbers and addresses only.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -95,11 +96,37 @@ pub trait Names {
 #[derive(Clone, Copy, Debug)]
 pub struct SystemNames;
 
+/// Nobody is asked, and that somebody would have to be is noted: for a reader that has no time.
+#[derive(Debug, Default)]
+pub struct NoNames(Cell<bool>);
+
+impl NoNames {
+    /// Whether a name was met that somebody must be asked about; what was read is of no use then.
+    #[must_use]
+    pub fn were_wanted(&self) -> bool {
+        self.0.get()
+    }
+}
+
+impl Names for NoNames {
+    fn host(&self, _: &str) -> Option<Ipv4Addr> {
+        self.0.set(true);
+        None
+    }
+
+    fn user(&self, _: &str) -> Option<u32> {
+        self.0.set(true);
+        None
+    }
+
+    fn group(&self, _: &str) -> Option<u32> {
+        self.0.set(true);
+        None
+    }
+}
+
 impl Names for SystemNames {
     fn host(&self, name: &str) -> Option<Ipv4Addr> {
-        if name == "localhost" {
-            return Some(Ipv4Addr::LOCALHOST); // RFC 6761: there is nothing to ask
-        }
         let found = (name, 0).to_socket_addrs().ok()?;
         found.filter_map(|it| if let IpAddr::V4(ip) = it.ip() { Some(ip) } else { None }).next()
     }
@@ -349,7 +376,10 @@ fn address(text: &[u8], bare: bool, names: &dyn Names) -> Result<Address, String
                 ));
             }
             let is_name = !host.starts_with('[') && !host.is_empty();
-            let ip = is_name.then(|| names.host(host)).flatten();
+            let ip = match host {
+                "localhost" => Some(Ipv4Addr::LOCALHOST), // RFC 6761: there is nothing to ask
+                host => is_name.then(|| names.host(host)).flatten(),
+            };
             let port = port.parse().ok();
             let found = ip.zip(port).map(|(ip, port)| Address::Tcp(SocketAddr::new(ip.into(), port)));
             found.ok_or_else(|| format!("no IPv4 address is known for the host in `{shown}`"))

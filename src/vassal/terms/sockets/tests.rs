@@ -161,3 +161,17 @@ fn a_place_in_a_word_is_filled_and_comes_through_the_configuration_language() {
     let chosen = terms.bound_at([Some("127.0.0.1:4711".parse().unwrap())]);
     assert_eq!(place(&["%(socket.0.port)".into()], &chosen).unwrap()[0].to_string(), "4711");
 }
+
+#[test]
+fn who_has_no_time_asks_nobody_and_knows_whether_he_would_have_to() {
+    for (lines, wanted) in [
+        ("socket = localhost:80\nchown-socket = 5:6\n", false),
+        ("socket = here.example:80\n", true),
+        ("socket = a\nchown-socket = ann\n", true),
+        ("socket = a\nchown-socket = :web\n", true),
+    ] {
+        let names = NoNames::default();
+        let read = SocketTerms::read(Asked(&config(lines)), &names);
+        assert_eq!((names.were_wanted(), read.is_err()), (wanted, wanted), "{lines}");
+    }
+}
