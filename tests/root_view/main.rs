@@ -6,6 +6,7 @@
 #[path = "../root_launcher/bed.rs"]
 #[expect(dead_code, reason = "the launcher's own tests use the rest")]
 mod bed;
+mod cost;
 mod phases;
 
 use std::fs;
