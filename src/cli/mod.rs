@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::vassal::launch;
+use crate::vassal::{launch, probe};
 
 #[derive(Debug, Parser)]
 #[command(name = "emperor", version, about = ABOUT, after_help = AFTER_HELP, override_usage = USAGE)]
@@ -71,6 +71,7 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().and_then(|word| word.to_str()) {
         Some("vassal") => Ok(launch::main(rest)), // first: it is the emperor that waits
+        Some("probe") => Ok(probe::main(rest)),
         Some("judge") => Ok(check::judge(rest)),
         Some("rehearse") => rehearse(rest),
         Some("run" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version")

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::config::{self, Config, Limits, Loader, Machine, Mode, Pair, options};
 use crate::emperor::cgroup::GroupRules;
-use crate::emperor::hands::Launch;
 use crate::emperor::hands::command::Environment;
+use crate::emperor::hands::{Launch, RuntimeDir};
 use crate::emperor::log;
 use crate::emperor::process::{
     ProcessError, become_emperor, rehearse as rehearse_process, remain_emperor, run_hooks,
@@ -225,6 +225,11 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
             families: settings.policy.broodlord > 0,
             tree: GroupRules::tree_of(&settings.sources, &cwd),
         },
+        runtime: RuntimeDir::choose(
+            settings.runtime_dir.map(|dir| cwd.join(dir)),
+            |name| std::env::var_os(name),
+            nix::unistd::geteuid().is_root(),
+        ),
     };
     let accession = Accession {
         sources: settings.sources,

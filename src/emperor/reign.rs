@@ -298,8 +298,9 @@ impl Reign {
         self.actions.extend(decided.drain(..));
         while let Some(action) = self.actions.pop_front() {
             self.touch(action.key());
-            if let Some(outcome) = self.hands.perform(&action, &self.court) {
-                self.court.on_event(outcome, now(), &mut decided);
+            let outcome = self.hands.perform(&action, &self.court);
+            for event in self.hands.take_agreed().into_iter().chain(outcome) {
+                self.court.on_event(event, now(), &mut decided);
                 self.actions.extend(decided.drain(..));
             }
         }

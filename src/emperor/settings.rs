@@ -70,6 +70,8 @@ pub struct Settings {
     pub fd_store: Option<bool>,
     /// `emperor-check-reload`.
     pub check_reload: bool,
+    /// `emperor-runtime-dir`.
+    pub runtime_dir: Option<PathBuf>,
     /// `emperor-log-format`.
     pub log_form: Form,
     /// `emperor-log-level`.
@@ -145,6 +147,7 @@ impl Settings {
             die_together: config.flag_origin("emperor-die-together").map(|got| got.value),
             fd_store: config.flag_origin("emperor-fd-store").map(|got| got.value),
             check_reload: config.flag_origin("emperor-check-reload").is_none_or(|got| got.value),
+            runtime_dir: read.path("emperor-runtime-dir").map(PathBuf::from),
             log_form: read.word("emperor-log-format", &[("uwsgi", Form::Uwsgi), ("json", Form::Json)])?,
             log_level: read.word(
                 "emperor-log-level",

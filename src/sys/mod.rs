@@ -5,6 +5,7 @@ pub mod calls;
 pub mod caps;
 pub mod cgroup;
 pub mod clock;
+pub mod datagrams;
 pub mod fds;
 pub mod fs_identity;
 pub mod loopback;

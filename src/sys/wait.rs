@@ -203,6 +203,17 @@ pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the process behind a pidfd is a child of ours that was not reaped yet, alive or not.
+#[must_use]
+pub fn is_our_child(pidfd: BorrowedFd<'_>) -> bool {
+    let Ok(id) = u32::try_from(pidfd.as_raw_fd()) else { return false };
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is a valid out-pointer for the duration of the call, which leaves the child as it is.
+    unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, how) == 0 }
+}
+
 /// Kills the process group that a child of ours leads. Only while that child is not reaped: until then no other group
 /// can have its number.
 pub fn kill_group(leader: i32) {

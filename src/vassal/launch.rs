@@ -152,6 +152,7 @@ impl Launcher {
             Op::BoundCapabilities(keep) => done(caps::bound(keep.bits()), &format!("bounding set {keep}")),
             Op::Undumpable => done(identity::become_undumpable(), &"dumpable"),
             Op::OwnKeyring => done(process::own_keyring(), &"session keyring"),
+            Op::OwnSession => done(nix::unistd::setsid().map(drop).map_err(Into::into), &"session"),
             Op::LeaveTerminal => done(identity::leave_terminal(), &"/dev/tty"),
             Op::SetGroup(gid) => done(identity::set_group(*gid), &format!("gid {gid}")),
             Op::SetGroups(groups) => identity::set_groups(groups).map(|()| Ran::Done),

@@ -9,6 +9,7 @@ pub mod launch;
 pub mod link;
 pub mod passing;
 pub mod plan;
+pub mod probe;
 pub mod sent;
 pub mod socket;
 mod step;

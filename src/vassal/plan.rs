@@ -85,6 +85,8 @@ pub enum Op {
     OwnKeyring,
     /// Leave the emperor's session if that has a terminal: who has a terminal can type for those behind it.
     LeaveTerminal,
+    /// Lead a session of its own: what it starts can be ended with it.
+    OwnSession,
     /// Set the real, effective and saved group id.
     SetGroup(u32),
     /// Replace the supplementary groups. After the group, before the user.
@@ -222,6 +224,8 @@ pub struct VassalOrder {
     pub exec: Exec,
     /// Where standard output and standard error go, if not to the emperor's log.
     pub log: Option<Text>,
+    /// Whether it leads a session of its own.
+    pub own_session: bool,
     /// Whether it gets its configuration through a pipe.
     pub config_pipe: bool,
     /// `safe-fd`: descriptors that it keeps, under the numbers at which the launcher has them, if it has them.
@@ -279,6 +283,7 @@ impl VassalOrder {
         let mut ops = Vec::new();
         ops.extend(self.end_after.map(Op::EndAfter));
         ops.extend(self.groups.map(Op::EnterGroups));
+        ops.extend(self.own_session.then_some(Op::OwnSession));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(privileges.first_ops());
         let view = self.phases.onto(self.view);
@@ -454,7 +459,7 @@ impl Op {
             Self::Root(_) => Step::Root,
             Self::BoundCapabilities(_) | Self::Undumpable => Step::Capabilities,
             Self::OwnKeyring => Step::Keyring,
-            Self::LeaveTerminal => Step::Session,
+            Self::LeaveTerminal | Self::OwnSession => Step::Session,
             Self::SetGroup(_) => Step::Group,
             Self::SetGroups(_) => Step::Groups,
             Self::SetUser(_) => Step::User,
@@ -519,6 +524,7 @@ impl fmt::Display for Op {
             Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
             Self::Undumpable => f.write_str("capabilities not dumpable, not traceable"),
             Self::OwnKeyring => f.write_str("keyring of its own"),
+            Self::OwnSession => f.write_str("session of its own"),
             Self::LeaveTerminal => f.write_str("session of its own if this one has a terminal"),
             Self::SetGroup(gid) => write!(f, "group {gid}"),
             Self::SetGroups(Groups::Exactly(list)) if list.is_empty() => f.write_str("groups none"),
@@ -573,6 +579,7 @@ mod tests {
             name: "a.ini".into(),
             directory: Some("/srv/vassals".into()),
             end_after: None,
+            own_session: true,
             namespaces: Namespaces::parse("uts,pid,fs").unwrap().0,
             capabilities: Some(Capabilities::parse("net_bind_service").unwrap().0),
             tyrant: Tyrant::new(1000, 1001)
@@ -607,25 +614,26 @@ mod tests {
 
     #[test]
     fn a_plan_lists_the_outside_view_first_identity_next_and_the_exec_last() {
-        let expected = " 1  chdir /srv/vassals
- 2  pid-namespace
- 3  namespaces mount,uts
- 4  capabilities keep setpcap,net_bind_service in the bounding set
- 5  capabilities not dumpable, not traceable
- 6  keyring of its own
- 7  session of its own if this one has a terminal
- 8  group 1001
- 9  groups of uid 1000
-10  user 1000
-11  owner a.ini is 1000:1001, the link itself
-12  emperor die with it
-13  environment
+        let expected = " 1  session of its own
+ 2  chdir /srv/vassals
+ 3  pid-namespace
+ 4  namespaces mount,uts
+ 5  capabilities keep setpcap,net_bind_service in the bounding set
+ 6  capabilities not dumpable, not traceable
+ 7  keyring of its own
+ 8  session of its own if this one has a terminal
+ 9  group 1001
+10  groups of uid 1000
+11  user 1000
+12  owner a.ini is 1000:1001, the link itself
+13  emperor die with it
+14  environment
       UWSGI_EMPEROR_FD=3
-14  command /bin/start a.ini
-15  hook --- PRIVATE HOOK --- (as-vassal)
-16  command \"true\" (as-vassal)
-17  descriptors 3 is http-socket 127.0.0.1:80, 4 is socket /run/a.sock, standard input is socket 1, no LISTEN_FDS
-18  exec mine or /usr/bin/uwsgi
+15  command /bin/start a.ini
+16  hook --- PRIVATE HOOK --- (as-vassal)
+17  command \"true\" (as-vassal)
+18  descriptors 3 is http-socket 127.0.0.1:80, 4 is socket /run/a.sock, standard input is socket 1, no LISTEN_FDS
+19  exec mine or /usr/bin/uwsgi
       --ini
       a.ini
       (exec://a.ini if executable)
@@ -642,7 +650,7 @@ mod tests {
         };
         let order = VassalOrder { groups: Some(groups), ..full_order() };
         let plan = order.plan().to_string();
-        assert!(plan.starts_with(" 1  cgroup /sys/fs/cgroup/a memory.max=64M\n 2  chdir"), "{plan}");
+        assert!(plan.starts_with(" 1  cgroup /sys/fs/cgroup/a memory.max=64M\n 2  session"), "{plan}");
     }
 
     #[test]

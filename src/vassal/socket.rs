@@ -319,7 +319,7 @@ fn set_options(socket: &OwnedFd, is_tcp: bool, manner: &Manner) -> io::Result<()
 
 /// Runs `make`, and a socket's file that it makes has this mode from its first moment: nothing can be put in its place
 /// before it is changed. No other thread of ours makes files.
-fn with_mode<T>(mode: Option<u32>, make: impl FnOnce() -> T) -> T {
+pub fn with_mode<T>(mode: Option<u32>, make: impl FnOnce() -> T) -> T {
     let Some(mode) = mode else { return make() };
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let made = make();

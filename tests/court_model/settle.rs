@@ -1,6 +1,6 @@
 //! The world once nothing goes wrong any more: what runs becomes what the files ask for.
 
-use emperor::emperor::court::{Rest, State};
+use emperor::emperor::court::{Rest, Sign, State};
 use emperor::vassal::link::Word;
 
 use super::steps::{Answer, Started};
@@ -9,6 +9,7 @@ use super::world::{NAMES, SOURCES, World, name_of};
 impl World {
     /// From here on nothing goes wrong: all start, all do what they are told, all files are good and seen.
     pub(crate) fn settle(&mut self) {
+        self.calm = true;
         let broken: Vec<_> =
             self.files.iter().filter(|(_, file)| file.broken).map(|(place, _)| *place).collect();
         broken.iter().for_each(|(source, name)| self.write(*source, *name, false, false));
@@ -30,6 +31,9 @@ impl World {
             for key in self.live.keys().copied().collect::<Vec<_>>() {
                 self.read(key);
                 if self.live.get(&key).is_some_and(|process| !process.hangs) {
+                    if self.court.get(key).is_some_and(|vassal| !vassal.instance.ready) {
+                        self.shows(key, Sign::Answers);
+                    }
                     for word in [Word::Spawned, Word::Accepting, Word::Loyal] {
                         self.say(key, word);
                     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emperor::emperor::court::Policy;
+use emperor::emperor::court::{Policy, Sign};
 use emperor::vassal::link::Word;
 use proptest::prelude::*;
 
@@ -72,6 +72,10 @@ pub(crate) enum Step {
         which: usize,
         word: Word,
     },
+    Show {
+        which: usize,
+        sign: Sign,
+    },
     Read {
         which: usize,
     },
@@ -113,6 +117,15 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         Word::Heartbeat,
         Word::Sos,
     ]);
+    let sign = prop::sample::select(vec![
+        Sign::Ready,
+        Sign::Ready,
+        Sign::Answers,
+        Sign::Reloading,
+        Sign::Stopping,
+        Sign::Alive,
+        Sign::Hangs,
+    ]);
     let how = prop::sample::select(vec![Started::Well, Started::Well, Started::MachineShort, Started::Badly]);
     let answer = prop::sample::select(vec![
         Answer::OnDemand,
@@ -135,6 +148,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => source.prop_map(|source| Scan { source }),
         12 => (which.clone(), how).prop_map(|(which, how)| Spawned { which, how }),
         5 => (which.clone(), answer).prop_map(|(which, answer)| Admitted { which, answer }),
+        5 => (which.clone(), sign).prop_map(|(which, sign)| Show { which, sign }),
         10 => (which.clone(), word).prop_map(|(which, word)| Say { which, word }),
         4 => which.clone().prop_map(|which| Read { which }),
         1 => which.clone().prop_map(|which| Hang { which }),
@@ -145,7 +159,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => Just(ReloadAll),
         1 => Just(ClearBlacklist),
         1 => (0..40_u8).prop_map(|n| if n == 0 { Shutdown } else { ReloadAll }),
-        2 => (0..7_u8, which).prop_map(|(what, which)| Stray { what, which }),
+        2 => (0..9_u8, which).prop_map(|(what, which)| Stray { what, which }),
     ]
 }
 

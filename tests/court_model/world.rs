@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use emperor::emperor::court::{Action, Court, Event, Key, Now, Policy, Signal, State};
+use emperor::emperor::court::{
+    Action, Court, Event, Key, Manner, Now, Policy, Ready, Reload, Sign, Signal, State, Vassal,
+};
 use emperor::emperor::source::{Identity, Oddity, Report, SourceId, VassalName};
 use emperor::vassal::link::{Order, Word};
 
 use super::steps::{Answer, Started, Step};
 
-/// Names 0 and 1 are of programs that do not speak the protocol.
-pub(crate) const NAMES: u8 = 5;
+/// Names 0 and 1 are of programs that do not speak the protocol, and nothing is agreed with them; the last one is of a
+/// program that is told by signals.
+pub(crate) const NAMES: u8 = 6;
 pub(crate) const SOURCES: u16 = 2;
 /// How long a silent vassal counts as starting.
 pub(crate) const STARTING_HOLD: u64 = 500_000;
@@ -28,6 +31,7 @@ pub(crate) struct Process {
     pub(crate) version: u64,
     pub(crate) started: u64,
     pub(crate) mute: bool,
+    pub(crate) manner: Option<Manner>,
     pub(crate) came_up: bool,
     pub(crate) hangs: bool,
     pub(crate) closed: bool,
@@ -52,7 +56,26 @@ pub(crate) struct World {
     pub(crate) versions: u64,
     pub(crate) rescan: bool,
     pub(crate) shut: bool,
+    /// Whoever starts now is not watched.
+    pub(crate) calm: bool,
     pub(crate) burials: u32,
+}
+
+/// What is agreed with the program of the last name: something else for each version of its file.
+fn manner_of(version: u64) -> Manner {
+    let pick = |n: u64| version.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(8) % n;
+    let reload = if pick(2) == 0 { Reload::Restart } else { Reload::Signal(10) };
+    let ready = [Ready::AtOnce, Ready::Notified, Ready::Checked][usize::try_from(pick(3)).unwrap_or(0)];
+    let seconds = |number: u64| Some(Duration::from_secs(number)).filter(|_| number > 0);
+    Manner {
+        linked: false,
+        stop: Some(12),
+        reload,
+        ready,
+        stop_timeout: seconds(pick(3)),
+        start_timeout: seconds(pick(5)),
+        watchdog: seconds(pick(4)),
+    }
 }
 
 pub(crate) fn name_of(name: u8) -> VassalName {
@@ -76,6 +99,7 @@ impl World {
             versions: 0,
             rescan: false,
             shut: false,
+            calm: false,
             burials: 0,
         }
     }
@@ -123,19 +147,32 @@ impl World {
                 if *changed && self.file_of(*key).is_none_or(|file| file.broken) {
                     return Some(Event::ReloadRefused(*key));
                 }
-                self.live.get_mut(key).expect("only what runs is told").unread.push(Order::Reload);
+                let process = self.live.get_mut(key).expect("only what runs is told");
+                if process.manner.is_some_and(|manner| manner.reload == Reload::Restart) {
+                    return Some(Event::MustRestart(*key));
+                }
+                process.unread.push(Order::Reload);
             }
             Action::Stop(key, order) => {
                 known(key);
-                self.live.get_mut(key).expect("only what runs is told").unread.push(*order);
+                let process = self.live.get_mut(key).expect("only what runs is told");
+                assert_eq!(process.manner, None, "a program is told by signals");
+                process.unread.push(*order);
             }
             Action::Signal(key, signal) => {
                 known(key);
                 let process = self.live.get_mut(key).expect("a signal needs a process");
-                process.doomed |= *signal == Signal::Kill || process.mute;
+                match signal {
+                    Signal::Agreed(number) => {
+                        assert_eq!(process.manner.and_then(|manner| manner.stop), Some(*number));
+                        process.unread.push(Order::Stop);
+                    }
+                    Signal::Term | Signal::Kill => process.doomed |= *signal == Signal::Kill || process.mute,
+                }
             }
             Action::AskUnread(key) => {
                 known(key);
+                assert_eq!(self.live[key].manner, None, "a program has no link");
                 return Some(Event::Unread(*key, !self.live[key].unread.is_empty()));
             }
             Action::PushConfig(key) => assert!(self.live.contains_key(key)),
@@ -243,7 +280,16 @@ impl World {
         if self.spawning.is_empty() {
             return;
         }
-        let (key, version) = self.spawning.remove(which % self.spawning.len());
+        let place = which % self.spawning.len();
+        let (key, version) = self.spawning[place];
+        let is_program = |vassal: &Vassal| vassal.zerg.is_none() && vassal.name == name_of(NAMES - 1);
+        let manner = self.court.get(key).is_some_and(is_program).then(|| manner_of(version));
+        let manner =
+            manner.map(|manner| if self.calm { Manner { watchdog: None, ..manner } } else { manner });
+        if let Some(manner) = manner {
+            self.happens(Event::Agreed(key, manner));
+        }
+        self.spawning.remove(place);
         let event = match how {
             Started::Well => {
                 let mute = self.court.get(key).is_some_and(|vassal| vassal.name.as_bytes()[0] < b'2');
@@ -251,6 +297,7 @@ impl World {
                     version,
                     started: self.now.micros,
                     mute,
+                    manner,
                     came_up: false,
                     hangs: false,
                     closed: false,
@@ -277,11 +324,25 @@ impl World {
     }
 
     pub(crate) fn say(&mut self, key: Key, word: Word) {
-        let Some(process) = self.live.get_mut(&key).filter(|process| !process.mute && !process.closed) else {
+        let speaks = |process: &&mut Process| !process.mute && !process.closed && process.manner.is_none();
+        let Some(process) = self.live.get_mut(&key).filter(speaks) else {
             return;
         };
         process.came_up |= matches!(word, Word::Spawned | Word::Accepting | Word::Loyal);
         self.happens(Event::Said(key, word));
+    }
+
+    /// A program shows something; so may one that speaks the protocol, and nothing comes of it.
+    pub(crate) fn shows(&mut self, key: Key, sign: Sign) {
+        if let Some(process) = self.live.get_mut(&key) {
+            process.came_up |= match (process.manner.map(|manner| manner.ready), sign) {
+                (None, _) => false,
+                (_, Sign::Answers) => true,
+                (Some(Ready::Checked), Sign::Ready) => process.came_up,
+                (_, sign) => sign == Sign::Ready,
+            };
+            self.happens(Event::Shows(key, sign));
+        }
     }
 
     /// The process does what it is told.
@@ -357,6 +418,7 @@ impl World {
             Step::Shutdown => self.shut(),
             Step::Stray { what, which } => self.stray(what, which),
             Step::Say { which, .. }
+            | Step::Show { which, .. }
             | Step::Read { which }
             | Step::Hang { which }
             | Step::CloseLink { which }
@@ -371,6 +433,7 @@ impl World {
     pub(crate) fn of_process(&mut self, key: Key, step: &Step) {
         match *step {
             Step::Say { word, .. } => self.say(key, word),
+            Step::Show { sign, .. } => self.shows(key, sign),
             Step::Read { .. } => self.read(key),
             Step::Die { clean, .. } => self.die(key, clean),
             Step::Hang { .. } => {
@@ -406,6 +469,8 @@ impl World {
             2 | 3 => Event::LinkClosed(key),
             4 => Event::Started(key, 9),
             5 => Event::Said(key, Word::Idle),
+            6 => Event::Shows(key, Sign::Stopping),
+            7 => Event::MustRestart(key),
             _ => Event::Unread(key, true),
         });
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::rules::LEAST_HEARTBEAT;
 use super::vassal::{Instance, Rest, State, Then, Vassal, Zerg};
-use super::{Action, Backoff, Court, Event, Identity, Key, Now, SourceId, VassalName};
+use super::{Action, Backoff, Course, Court, Event, Identity, Key, Now, SourceId, VassalName};
 
 /// A vassal as data. What a later version adds must have a default.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -26,6 +26,9 @@ pub struct Record {
     /// What is known of its process.
     #[serde(default)]
     pub instance: Instance,
+    /// What is agreed with it, if that is not the protocol.
+    #[serde(default)]
+    pub course: Option<Box<Course>>,
     /// Its entry on the blacklist.
     #[serde(default)]
     pub backoff: Option<Backoff>,
@@ -44,7 +47,7 @@ pub struct Record {
     #[serde(default)]
     elsewhere: bool,
     #[serde(default)]
-    short_lives: u32,
+    short_lives: u16,
     #[serde(default)]
     failures: u32,
     #[serde(default)]
@@ -92,13 +95,16 @@ impl Event {
             Self::Admitted(key, _)
             | Self::AdmitAgain(key, _)
             | Self::NotBound(key)
+            | Self::Agreed(key, _)
             | Self::Started(key, _)
             | Self::NotStarted(key, _)
             | Self::Said(key, _)
+            | Self::Shows(key, _)
             | Self::LinkClosed(key)
             | Self::Died(key, _)
             | Self::Connection(key)
             | Self::ReloadRefused(key)
+            | Self::MustRestart(key)
             | Self::Unread(key, _) => Some(*key),
             Self::Report(_) | Self::ReloadAll | Self::ClearBlacklist | Self::Shutdown | Self::Tick => None,
         }
@@ -157,6 +163,7 @@ impl Court {
             state: vassal.state,
             pid: vassal.pid,
             instance: vassal.instance,
+            course: vassal.course.clone(),
             backoff: vassal.backoff,
             zerg,
             on_demand: vassal.on_demand,
@@ -206,11 +213,18 @@ impl Court {
             let base = self.find(&zerg.base).unwrap_or(Key::from_bits(u64::MAX));
             Zerg { base, number: zerg.number }
         });
-        let required = self.policy.required_heartbeat.max(LEAST_HEARTBEAT);
+        let mut course = record.course;
+        let watchdog = course.as_ref().and_then(|course| course.manner.watchdog);
+        let required = watchdog.unwrap_or(self.policy.required_heartbeat.max(LEAST_HEARTBEAT));
         let mut instance = Instance { asked: false, heard: false, ..record.instance };
         instance.starting &= alive && record.state == State::Up;
         if instance.heartbeat_due > 0 {
             instance.heartbeat_due = now.after(required); // nobody has listened meanwhile
+        }
+        if let Some(course) = &mut course
+            && course.start_due > 0
+        {
+            course.start_due = course.manner.start_timeout.map_or(0, |timeout| now.after(timeout));
         }
         let vassal = Vassal {
             name: record.name,
@@ -219,6 +233,7 @@ impl Court {
             state: record.state,
             pid: if alive { record.pid } else { -1 },
             instance,
+            course,
             backoff: record.backoff,
             zerg: base,
             on_demand: record.on_demand && adoption.socket,

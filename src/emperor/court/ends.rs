@@ -27,16 +27,22 @@ impl Court {
     pub(super) fn order_to_stop(&mut self, key: Key, then: Then, now: Now) {
         self.release(key);
         self.say(key, What::Stop);
+        let signal = self.manner(key).and_then(|manner| manner.stop);
         let order = if self.policy.graceful { Order::StopGracefully } else { Order::Stop };
         let vassal = &mut self.vassals[key];
         vassal.state = State::Stopping(then);
         vassal.instance.cursed = now.epoch;
         let mute = !vassal.instance.spoke;
-        self.out.push(Action::Stop(key, order));
-        if mute {
-            self.signal(key, Signal::Term);
+        match signal {
+            Some(number) => self.signal(key, Signal::Agreed(number)),
+            None => {
+                self.out.push(Action::Stop(key, order));
+                if mute {
+                    self.signal(key, Signal::Term);
+                }
+            }
         }
-        self.set_deadline(key, now.after(self.policy.stop_timeout));
+        self.set_deadline(key, now.after(self.stop_timeout(key)));
         self.dismiss_zergs(key, now);
     }
 
@@ -44,6 +50,9 @@ impl Court {
         let vassal = &mut self.vassals[key];
         if vassal.state != State::Up || !vassal.is_alive() {
             return; // uWSGI closes its end as soon as it is told to stop
+        }
+        if vassal.course.as_ref().is_some_and(|course| !course.manner.linked) {
+            return; // it does not know what that is
         }
         let pid = vassal.pid;
         self.say(key, What::Curse { pid });
@@ -65,7 +74,7 @@ impl Court {
             State::Paused => self.resume(key, now),
             State::Up => self.due_while_up(key, now),
             State::Cursed => self.kill_late(key, self.policy.curse_tolerance, now),
-            State::Stopping(_) => self.kill_late(key, self.policy.stop_timeout, now),
+            State::Stopping(_) => self.kill_late(key, self.stop_timeout(key), now),
             State::Admitting => {
                 self.vassals[key].deadline = 0;
                 self.out.push(Action::Admit(key));
@@ -85,16 +94,28 @@ impl Court {
         let vassal = &mut self.vassals[key];
         let due = |at: u64| at > 0 && at <= now.micros;
         if due(vassal.instance.heartbeat_due) {
-            vassal.instance = Instance { heartbeat_due: 0, last_heartbeat: 0, ..vassal.instance };
-            self.say(key, What::NoHeartbeat { seconds: self.policy.required_heartbeat.as_secs() });
-            self.signal(key, Signal::Kill);
-            return self.curse(key, self.policy.curse_tolerance.max(LEAST_AGAIN), now);
+            let required = self.manner(key).and_then(|manner| manner.watchdog);
+            let required = required.unwrap_or(self.policy.required_heartbeat);
+            self.say(key, What::NoHeartbeat { seconds: required.as_secs() });
+            return self.no_sign_of_life(key, now);
         }
+        if self.course_is_due(key, now) {
+            return;
+        }
+        let vassal = &mut self.vassals[key];
         if due(vassal.deadline) {
             vassal.deadline = 0;
             self.release(key); // it says nothing, but it lives
         }
         self.look_after_reload(key, now);
+    }
+
+    /// It hangs, or does not say that it lives.
+    pub(super) fn no_sign_of_life(&mut self, key: Key, now: Now) {
+        let instance = &mut self.vassals[key].instance;
+        *instance = Instance { heartbeat_due: 0, last_heartbeat: 0, ..*instance };
+        self.signal(key, Signal::Kill);
+        self.curse(key, self.policy.curse_tolerance.max(LEAST_AGAIN), now);
     }
 
     /// Sends a signal. Never to a vassal without a process: there is no telling whom that would hit.

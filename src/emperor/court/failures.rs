@@ -10,7 +10,7 @@ const LONG_LIFE: Duration = Duration::from_secs(10);
 /// A vassal that lived so long was of use, though it never said so: its failures before are forgotten.
 const USEFUL_LIFE: Duration = Duration::from_secs(60);
 /// So many short lives in a row are forgiven to a loyal vassal.
-const SHORT_LIVES: u32 = 3;
+const SHORT_LIVES: u16 = 3;
 /// The pause of a vassal that fails over and over where no other is to be made.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,7 +33,7 @@ impl Court {
             self.say(key, What::Restarting { after: Duration::ZERO, loyal: true });
             return self.resume(key, now);
         }
-        let pause = self.policy.throttle.saturating_mul(vassal.short_lives - SHORT_LIVES);
+        let pause = self.policy.throttle.saturating_mul((vassal.short_lives - SHORT_LIVES).into());
         self.pause(key, pause.min(self.policy.max_throttle).max(LEAST_PAUSE), true, now);
     }
 
@@ -41,7 +41,8 @@ impl Court {
     pub(super) fn penalise(&mut self, key: Key, penalty: Penalty, now: Now) {
         let vassal = &mut self.vassals[key];
         let lived = now.since(vassal.instance.started);
-        if lived >= USEFUL_LIFE {
+        let awaited = vassal.course.as_ref().is_some_and(|course| course.is_awaited());
+        if lived >= USEFUL_LIFE && !awaited {
             vassal.backoff = None;
             vassal.failures = 0;
         }

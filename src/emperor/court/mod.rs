@@ -11,6 +11,7 @@ mod crowd;
 mod ends;
 mod failures;
 mod lately;
+mod manner;
 mod reign;
 mod reload;
 mod reports;
@@ -25,6 +26,7 @@ mod zergs;
 
 pub use adopt::{Adoption, Gist, Record, ZergRecord};
 pub use backoff::Backoff;
+pub use manner::{Course, Manner, Ready, Reload, Sign};
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};
 
@@ -120,12 +122,16 @@ pub enum Event {
     AdmitAgain(Key, Duration),
     /// Its on-demand socket could not be bound, and why was said.
     NotBound(Key),
+    /// What is agreed with it; before [`Event::Started`], and without it that is the protocol.
+    Agreed(Key, Manner),
     /// A process was made for it.
     Started(Key, i32),
     /// No process could be made; `true` if the machine is short of something, `false` if it is the vassal's fault.
     NotStarted(Key, bool),
     /// It said something.
     Said(Key, Word),
+    /// It has shown something, otherwise than over its link.
+    Shows(Key, Sign),
     /// Its end of the link is closed.
     LinkClosed(Key),
     /// Its process has ended; `true` if that was by its own will with status 0. What it said before was reported
@@ -135,6 +141,8 @@ pub enum Event {
     Connection(Key),
     /// Its changed file would not start: it was not told.
     ReloadRefused(Key),
+    /// It cannot be told to reload: another process is to take its place.
+    MustRestart(Key),
     /// The answer to [`Action::AskUnread`]: whether what it was told last is still unread.
     Unread(Key, bool),
     /// SIGHUP: tell every running vassal to reload.
@@ -189,8 +197,10 @@ pub enum Action {
 pub enum Signal {
     /// SIGTERM.
     Term,
-    /// SIGKILL.
+    /// SIGKILL, to all of it.
     Kill,
+    /// The one that is agreed to ask it to end.
+    Agreed(u8),
 }
 
 /// One line for the log.
@@ -229,6 +239,9 @@ pub enum What {
     TwoSources,
     NotYetGone { seconds: u64 },
     ReloadUnread,
+    NotReady { seconds: u64 },
+    EndsItself,
+    Hangs,
     ShortOfProcesses,
     Ragnarok { vassals: u32 },
     RagnarokAgain { seconds: u64 },
@@ -244,7 +257,7 @@ pub struct Court {
     odd: HashMap<VassalName, Odd>,
     lately: lately::Lately,
     /// The number of the current scan, by source.
-    scans: Vec<u32>,
+    scans: Vec<u16>,
     timers: BinaryHeap<std::cmp::Reverse<(u64, Key)>>,
     queue: turns::Turns,
     starting: u32,
@@ -266,7 +279,7 @@ pub struct Court {
 struct Odd {
     source: SourceId,
     oddity: Oddity,
-    scan: u32,
+    scan: u16,
 }
 
 /// Whether the empire lasts.
@@ -323,13 +336,16 @@ impl Court {
             Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand, now)),
             Event::AdmitAgain(key, patience) => self.with(key, |court| court.admit_again(key, patience, now)),
             Event::NotBound(key) => self.with(key, |court| court.not_bound(key, now)),
+            Event::Agreed(key, manner) => self.with(key, |court| court.agreed(key, manner)),
             Event::Started(key, pid) => self.with(key, |court| court.started(key, pid, now)),
             Event::NotStarted(key, machine) => self.with(key, |court| court.not_started(key, machine, now)),
             Event::Said(key, word) => self.with(key, |court| court.said(key, word, now)),
+            Event::Shows(key, sign) => self.with(key, |court| court.shows(key, sign, now)),
             Event::LinkClosed(key) => self.with(key, |court| court.link_closed(key, now)),
             Event::Died(key, clean) => self.with(key, |court| court.died(key, clean, now)),
             Event::Connection(key) => self.with(key, |court| court.connection(key)),
             Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
+            Event::MustRestart(key) => self.with(key, |court| court.must_restart(key, now)),
             Event::Unread(key, unread) => self.with(key, |court| court.unread(key, unread, now)),
         }
         self.admit_starters(now);

@@ -3,14 +3,33 @@
 //! A vassal that was told is *reloading* until it has read that and is heard of again. If there is a reason to tell
 //! it once more before, it is looked whether it has read the first message: one that it has yet to read says enough.
 
-use super::vassal::{State, Then};
-use super::{Action, Court, Key, Now, What};
+use super::vassal::{Instance, State, Then};
+use super::{Action, Court, Key, Now, Reload, What};
 use std::time::Duration;
 
 /// A program that has not said anything for so long is one that does not speak the protocol.
 const MUTE_AGE: Duration = Duration::from_secs(10);
 /// How long a program that does not speak the protocol may leave a reload message unread.
 const MUTE_RELOAD: Duration = Duration::from_secs(1);
+
+impl Instance {
+    /// It was told over its link, and counts as new until it is heard of.
+    fn awaits_answer(&mut self, reload_timeout: Duration, now: Now) {
+        if !self.reloading {
+            (self.was_ready, self.was_accepting) = (self.ready, self.accepting);
+        }
+        (self.asked, self.heard) = (false, false);
+        self.reloading = true;
+        self.ready = false;
+        self.accepting = false;
+        self.reload_due = if self.spoke {
+            now.after(reload_timeout)
+        } else {
+            let mute = Now { micros: self.started, ..now }.after(MUTE_AGE).max(now.micros);
+            Now { micros: mute, ..now }.after(MUTE_RELOAD)
+        };
+    }
+}
 
 impl Court {
     /// There is a reason for a vassal to reload. `changed` if that is its file.
@@ -34,21 +53,11 @@ impl Court {
     fn tell_to_reload(&mut self, key: Key, changed: bool, now: Now) {
         let vassal = &mut self.vassals[key];
         let instance = &mut vassal.instance;
-        if !instance.reloading {
-            (instance.was_ready, instance.was_accepting) = (instance.ready, instance.accepting);
-        }
         instance.reload_again = false;
-        (instance.asked, instance.heard) = (false, false);
-        instance.reloading = true;
-        instance.ready = false;
-        instance.accepting = false;
         instance.told = now.micros;
-        instance.reload_due = if instance.spoke {
-            now.after(self.policy.reload_timeout)
-        } else {
-            let mute = Now { micros: instance.started, ..now }.after(MUTE_AGE).max(now.micros);
-            Now { micros: mute, ..now }.after(MUTE_RELOAD)
-        };
+        if vassal.course.as_ref().is_none_or(|course| course.manner.reload == Reload::Told) {
+            instance.awaits_answer(self.policy.reload_timeout, now);
+        }
         let changed = std::mem::take(&mut instance.refused) || changed;
         vassal.respawns = vassal.respawns.saturating_add(1);
         vassal.last_run = now.epoch;

@@ -37,7 +37,7 @@ impl Court {
         }
     }
 
-    fn scan_of(&mut self, source: SourceId) -> &mut u32 {
+    fn scan_of(&mut self, source: SourceId) -> &mut u16 {
         let index = usize::from(source.0);
         if self.scans.len() <= index {
             self.scans.resize(index + 1, 0);
@@ -123,7 +123,9 @@ impl Court {
             State::Paused | State::Resting(_) => self.try_again(key, now),
             State::Waiting if another => self.enter_anew(key, now),
             State::Waiting => self.say(key, What::OnDemandUpdated),
-            State::Stopping(Then::Rest) => self.vassals[key].state = State::Stopping(Then::Restart),
+            State::Stopping(Then::Rest | Then::Pause) => {
+                self.vassals[key].state = State::Stopping(Then::Restart)
+            }
             State::Stopping(Then::Wait) if another => {
                 self.vassals[key].state = State::Stopping(Then::Restart);
             }

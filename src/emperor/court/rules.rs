@@ -63,6 +63,7 @@ impl Court {
             State::Up => {
                 let changed = std::mem::take(&mut vassal.instance.reload_again);
                 self.set_deadline(key, now.after(STARTING_HOLD));
+                self.course_begins(key, now);
                 if changed {
                     self.reload(key, true, now); // it may have read the file as it was before
                 }
@@ -121,15 +122,13 @@ impl Court {
                 self.came_up(key, (news || last != now.epoch).then_some(What::Accepting));
             }
             Word::Loyal => {
-                let news = !std::mem::replace(&mut instance.loyal, true);
-                let last = std::mem::replace(&mut instance.last_loyal, now.epoch);
-                vassal.backoff = None;
-                vassal.failures = 0;
-                self.came_up(key, (news || last != now.epoch).then_some(What::Loyal));
+                self.becomes_loyal(key, now);
+                self.came_up(key, None);
             }
             Word::Heartbeat => {
                 instance.last_heartbeat = now.epoch;
-                instance.heartbeat_due = now.after(self.policy.required_heartbeat.max(LEAST_HEARTBEAT));
+                let required = self.required_heartbeat(key);
+                self.vassals[key].instance.heartbeat_due = now.after(required);
                 self.arm(key);
             }
             Word::Idle if vassal.on_demand => {
@@ -148,12 +147,25 @@ impl Court {
         }
     }
 
+    /// It has been of use: whatever it failed for before is forgotten. That it is so is said once a second at most.
+    pub(super) fn becomes_loyal(&mut self, key: Key, now: Now) {
+        let vassal = &mut self.vassals[key];
+        let news = !std::mem::replace(&mut vassal.instance.loyal, true);
+        let last = std::mem::replace(&mut vassal.instance.last_loyal, now.epoch);
+        vassal.backoff = None;
+        vassal.failures = 0;
+        if news || last != now.epoch {
+            self.say(key, What::Loyal);
+        }
+    }
+
     /// It has started, or come back from a reload. What it repeats is said once a second at most.
     fn came_up(&mut self, key: Key, news: Option<What>) {
         if let Some(what) = news {
             self.say(key, what);
         }
         self.release(key);
+        self.says_ready(key);
         self.heard_of(key);
     }
 
@@ -191,6 +203,8 @@ impl Court {
             Then::Restart => self.start_after_gap(key, now),
             Then::Wait => self.wait_again(key, now),
             Then::Rest => self.vassals[key].state = State::Resting(Rest::Idle),
+            Then::Pause if self.vassals[key].zerg.is_some() => self.forget(key, now),
+            Then::Pause => self.penalise(key, Penalty::Told, now),
         }
     }
 

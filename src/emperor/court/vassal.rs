@@ -1,6 +1,6 @@
 //! What the court knows of one vassal.
 
-use super::{Backoff, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
+use super::{Backoff, Course, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Vassal {
     pub pid: i32,
     /// What is known of the running instance, and of the last one once it has ended.
     pub instance: Instance,
+    /// What is agreed with it, if that is not the protocol.
+    pub course: Option<Box<Course>>,
     /// Its entry on the blacklist.
     pub backoff: Option<Backoff>,
     /// Whether it is a reinforcement of another vassal.
@@ -33,14 +35,14 @@ pub struct Vassal {
     pub last_run: u64,
     /// Reload messages sent to this instance.
     pub respawns: u32,
-    /// The scan that saw the file last.
-    pub(super) scan: u32,
+    /// The scan that saw the file last. Only told from the one before it.
+    pub(super) scan: u16,
     /// Whether the file is there.
     pub(super) present: bool,
     /// Whether another source has shown a file of the same name.
     pub(super) elsewhere: bool,
     /// Deaths in a row of instances that were loyal and did not live long.
-    pub(super) short_lives: u32,
+    pub(super) short_lives: u16,
     /// Failures in a row, since it was of use last or its file has changed.
     pub(super) failures: u32,
     /// When it was reinforced last, microseconds; 0 for never.
@@ -149,6 +151,8 @@ pub enum Then {
     Wait,
     /// It rests.
     Rest,
+    /// It was of no use, and pays for that with a pause.
+    Pause,
 }
 
 /// Why a vassal rests.
@@ -172,7 +176,7 @@ pub struct Zerg {
 }
 
 impl Vassal {
-    pub(super) fn new(name: VassalName, source: SourceId, identity: Identity, scan: u32, now: Now) -> Self {
+    pub(super) fn new(name: VassalName, source: SourceId, identity: Identity, scan: u16, now: Now) -> Self {
         Self {
             name,
             source,
@@ -180,6 +184,7 @@ impl Vassal {
             state: State::Queued,
             pid: -1,
             instance: Instance::default(),
+            course: None,
             backoff: None,
             zerg: None,
             on_demand: false,
@@ -225,12 +230,15 @@ impl Vassal {
 
     /// The next moment at which something is due; 0 for never.
     pub(super) fn due(&self) -> u64 {
-        let mut times = [self.deadline, 0, 0, 0];
+        let mut times = [self.deadline, 0, 0, 0, 0, 0];
         if self.state == State::Up && self.is_alive() {
             times[1] = self.instance.heartbeat_due;
             if !self.instance.asked {
                 times[2] = self.instance.reload_due;
                 times[3] = if self.instance.reload_again { self.instance.reload_from() } else { 0 };
+            }
+            if let Some(course) = &self.course {
+                (times[4], times[5]) = (course.start_due, course.loyal_due);
             }
         }
         times.into_iter().filter(|time| *time > 0).min().unwrap_or(0)

@@ -7,7 +7,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::config_pipe::{ConfigPipe, ConfigRecord};
 use super::sockets::SocketRecord;
-use super::{Hands, Token};
+use super::{Hands, LifeRecord, Token};
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Key;
 use crate::sys::spawn::{Child, Program, SpawnError};
@@ -24,6 +24,8 @@ pub struct Holdings<'h> {
     pub pidfd: Option<BorrowedFd<'h>>,
     /// How far its launcher has come, while that speaks.
     pub reports: Option<&'h Reports>,
+    /// Where it notifies us.
+    pub notify: Option<BorrowedFd<'h>>,
     /// Its on-demand socket, the address that was given for that, and the socket's file.
     pub waiting: Option<(BorrowedFd<'h>, &'h str, Option<FileRecord>)>,
     /// Its control group.
@@ -43,6 +45,8 @@ pub struct Belongings {
     pub pidfd: Option<OwnedFd>,
     /// How far its launcher has come.
     pub reports: Option<Reports>,
+    /// What was agreed with it, and where it notifies us.
+    pub life: Option<(LifeRecord, Option<OwnedFd>)>,
     /// Its on-demand socket, the address that was given for that, and the socket's file.
     pub waiting: Option<(OwnedFd, String, Option<FileRecord>)>,
     /// Its control group.
@@ -62,6 +66,7 @@ impl Hands {
             link: held.link.as_ref().map(AsFd::as_fd),
             pidfd: held.pidfd.as_ref().map(AsFd::as_fd),
             reports: held.reports.as_deref(),
+            notify: self.notify_fd(key),
             waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
             group: self.group_of(key),
             config: held.config.as_ref().map(|config| config.parts()),
@@ -74,7 +79,7 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, waiting, sockets, group, config } = belongings;
+        let Belongings { link, pidfd, reports, life, waiting, sockets, group, config } = belongings;
         self.hold_sockets(key, sockets);
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
@@ -92,16 +97,27 @@ impl Hands {
             return Err(errno.into());
         }
         let held = self.slot(key);
+        let alive = pidfd.is_some();
         (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
         held.config = config.map(|(socket, record)| Box::new(ConfigPipe::of(socket, record)));
         self.watch_config(key);
         if let Some(record) = group {
             self.adopt_group(key, record);
         }
+        if let Some((record, socket)) = life {
+            self.adopt_life(key, record, socket, alive);
+        }
         Ok(())
     }
 
-    /// Whether no process runs beside the vassals, and none is awaited in their groups.
+    /// Whether processes run beside the vassals.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        !self.sides.is_empty()
+    }
+
+    /// Whether no process runs beside the vassals of which something is to be heard, and none is awaited
+    /// in their groups.
     #[must_use]
     pub fn is_at_ease(&self) -> bool {
         self.sides.is_idle() && self.book.is_at_ease()

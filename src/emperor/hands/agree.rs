@@ -111,21 +111,33 @@ fn may_ask_itself(file: &Path) -> bool {
 impl Hands {
     /// What this vassal's file asks for.
     pub(super) fn agree(&mut self, key: Key, vassal: &Vassal) -> Agreement {
-        let version = version(&vassal.identity);
-        if self.slot(key).asks_nothing == version {
+        if self.slot(key).asks_nothing == version(&vassal.identity) {
             return Agreement::Nothing;
         }
+        match self.look_at_file(key, vassal, false) {
+            Ok(answer) => self.settle(key, vassal, answer),
+            Err(agreement) => agreement,
+        }
+    }
+
+    /// What this vassal's file asks for, if that can be said at once. `again` while it runs.
+    pub(super) fn look_at_file(
+        &mut self,
+        key: Key,
+        vassal: &Vassal,
+        again: bool,
+    ) -> Result<Answer, Agreement> {
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else {
-            return Agreement::Nothing;
+            return Err(Agreement::Nothing);
         };
         if self.launch.carries(vassal.source) && self.text_of(vassal).is_none() {
-            return Agreement::Nothing; // it is not started: nothing is known of it
+            return Err(Agreement::Nothing); // it is not started: nothing is known of it
         }
         let arguments = self.launch.templates.arguments(self.launch.subject(vassal).of_base());
         if self.launch.confinement.tyrant.is_some() {
             // Without an identity it is refused elsewhere.
-            let Some(tyrant) = self.tyrant(vassal) else { return Agreement::Nothing };
-            return self.look_beside(key, vassal, &arguments, Some(tyrant));
+            let Some(tyrant) = self.tyrant(vassal) else { return Err(Agreement::Nothing) };
+            return Err(self.look_beside(key, vassal, &arguments, Some(tyrant), again));
         }
         let file = Path::new(OsStr::from_bytes(base_name(vassal)));
         let file = (!self.launch.others_may_ask()).then_some(file);
@@ -133,9 +145,10 @@ impl Hands {
         let names = NoNames::default();
         let answer = look(place.path(), file, &arguments, &environment, self.text_of(vassal), &names);
         if names.were_wanted() {
-            return self.look_beside(key, vassal, &arguments, None); // who is asked may take his time
+            // Who is asked may take his time.
+            return Err(self.look_beside(key, vassal, &arguments, None, again));
         }
-        self.settle(key, vassal, answer)
+        Ok(answer)
     }
 
     /// Has another process look, which becomes the tenant first if there is one.
@@ -145,6 +158,7 @@ impl Hands {
         vassal: &Vassal,
         arguments: &[Vec<u8>],
         tyrant: Option<Tyrant>,
+        again: bool,
     ) -> Agreement {
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let file = if self.launch.others_may_ask() { &b""[..] } else { base_name(vassal) };
@@ -163,13 +177,16 @@ impl Hands {
             },
             ..VassalOrder::default()
         };
+        if again && !self.sides.overtake(key) {
+            return Agreement::Later; // one that does not end is enough
+        }
         let begin = || -> Result<(), Box<dyn std::error::Error>> {
             let (ours, theirs) =
                 socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
             // What is in this pipe stays there when the end here is closed.
             let config = self.text_of(vassal).map(ConfigPipe::filled).transpose()?;
             let (config, what) = (config.as_ref(), format!("the look at the file of {}", vassal.name));
-            let errand = Errand::Terms(key, ours);
+            let errand = if again { Errand::TermsAgain(key, ours) } else { Errand::Terms(key, ours) };
             self.try_beside(&order.plan(), config.map(AsFd::as_fd), &what, theirs.as_fd(), errand)
         };
         match begin() {
@@ -228,7 +245,7 @@ impl Launch {
 }
 
 /// Text of another process in a log line.
-fn legible(text: &str) -> String {
+pub(super) fn legible(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect()
 }
 
@@ -239,7 +256,7 @@ pub(super) fn base_name(vassal: &Vassal) -> &[u8] {
 }
 
 /// The bytes are a tenant's: what is no answer is refused.
-fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
+pub(super) fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
     let mut bytes = vec![0; MOST_ANSWER + 1];
     let mut length = 0;
     while let Ok(count @ 1..) = recv(link.as_raw_fd(), &mut bytes[length..], MsgFlags::MSG_DONTWAIT) {

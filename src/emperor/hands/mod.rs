@@ -9,8 +9,11 @@ pub mod command;
 mod config_pipe;
 mod group;
 pub mod judge;
+mod life;
 mod notices;
+mod notify;
 mod on_demand;
+mod ready;
 mod side;
 mod sockets;
 mod start;
@@ -25,7 +28,7 @@ use nix::sys::socket::MsgFlags;
 use tracing::{error, info, warn};
 
 use super::cgroup::Groups;
-use super::court::{Action, Court, Event, Key, Signal, State};
+use super::court::{Action, Court, Event, Key, Reload, Signal, State, Vassal};
 use super::source::VassalName;
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
@@ -35,6 +38,8 @@ use side::Errand;
 
 pub use adopt::{Belongings, Holdings};
 pub use config_pipe::ConfigRecord;
+pub use life::LifeRecord;
+pub use notify::RuntimeDir;
 pub use on_demand::{Demand, OnDemand};
 pub use side::{BROKEN, SideHooks};
 pub use sockets::SocketRecord;
@@ -75,6 +80,12 @@ pub struct Hands {
     book: group::Book,
     /// What vassals without files are started with.
     supplies: config_pipe::Table,
+    /// Of vassals that the protocol alone does not govern.
+    lives: HashMap<Key, life::Life>,
+    /// What the court is to know before the outcome of its last action.
+    agreed: Option<Event>,
+    /// It was said that programs are not heard.
+    told_deaf: bool,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -103,6 +114,8 @@ enum Verdict {
     Broken,
     /// A process of its own is looking.
     Later,
+    /// Its vassal must be started anew to follow it.
+    Other,
 }
 
 /// What a descriptor in the epoll is.
@@ -114,6 +127,8 @@ enum Token {
     Process(Key),
     /// A vassal's on-demand socket.
     Waiting(Key),
+    /// The socket at which a program notifies us.
+    Notify(Key),
     /// A process beside the vassals, by its place among them.
     Side(usize),
     /// What a command prints that looks for an on-demand socket, by its place among them.
@@ -140,7 +155,8 @@ impl Token {
             Self::Answer(place) => (4, place as u64),
             Self::Groups => (5, 0),
             Self::Config(key) => (6, key.to_bits()),
-            Self::Files => (7, 0),
+            Self::Files => (5, 1),
+            Self::Notify(key) => (7, key.to_bits()),
         };
         bits | kind << KIND_SHIFT
     }
@@ -153,9 +169,10 @@ impl Token {
             2 => Self::Waiting(key),
             3 => Self::Side(key.index()),
             4 => Self::Answer(key.index()),
+            5 if key.index() == 0 => Self::Groups,
+            5 => Self::Files,
             6 => Self::Config(key),
-            5 => Self::Groups,
-            _ => Self::Files,
+            _ => Self::Notify(key),
         }
     }
 }
@@ -179,6 +196,9 @@ impl Hands {
             asks: on_demand::Asks::default(),
             book,
             supplies: HashMap::new(),
+            lives: HashMap::new(),
+            agreed: None,
+            told_deaf: false,
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             watches: sockets::Watches::default(),
@@ -209,7 +229,10 @@ impl Hands {
     }
 
     /// Performs one action; an event comes of some.
+    ///
+    /// What [`Hands::take_agreed`] has then goes before it.
     pub fn perform(&mut self, action: &Action, court: &Court) -> Option<Event> {
+        self.attend(action, court);
         match *action {
             Action::Spawn(key) => return self.spawn(key, court),
             Action::Admit(key) => return self.admit(key, court),
@@ -217,7 +240,7 @@ impl Hands {
             Action::Stop(key, order) => {
                 self.tell(key, order);
             }
-            Action::Signal(key, signal) => self.signal(key, signal),
+            Action::Signal(key, signal) => self.signal(key, signal, court.get(key)?),
             Action::AskUnread(key) => {
                 let link = self.held(key).and_then(|held| held.link.as_ref());
                 let unread =
@@ -233,12 +256,14 @@ impl Hands {
                 self.refusals.remove(&key);
                 self.sides.overtake(key);
                 self.leave_group(key);
+                self.end_life(key);
                 if let Some(held) = self.held(key) {
                     *held = Held::default();
                 }
                 self.shares.tidy();
             }
             Action::Rescan => self.rescan = true,
+            Action::Tell(ref notice) if life::is_told_better(notice) => {}
             Action::Tell(ref notice) => notices::log(notice, &mut self.odd_lines),
             Action::Bury => {
                 self.close_groups();
@@ -263,6 +288,7 @@ impl Hands {
             match Token::from_bits(event.data()) {
                 Token::Link(key) => self.listen_to(key, court, events),
                 Token::Process(key) => self.reap(key, court, events),
+                Token::Notify(key) => self.hear_notifications(key, court, events),
                 Token::Waiting(key) => events.extend(self.connected(key)),
                 Token::Groups => self.hear_groups(court, events),
                 Token::Config(key) => self.push_rest(key),
@@ -274,9 +300,15 @@ impl Hands {
                     }
                     Some((Errand::Ask(place), ending)) => events.extend(self.asked(place, ending, court)),
                     Some((Errand::Terms(key, link), ending)) => {
-                        events.extend(self.agreed(key, &link, ending, court));
+                        let outcome = self.agreed(key, &link, ending, court);
+                        events.extend(self.agreed.take().into_iter().chain(outcome));
                     }
-                    Some((Errand::Act { .. } | Errand::InVain, _)) | None => {}
+                    Some((Errand::TermsAgain(key, link), ending)) => {
+                        let answer = agree::read_answer(&link, ending);
+                        events.extend(self.looked_again(key, answer, court));
+                    }
+                    Some((Errand::Ready(key), ending)) => events.extend(self.has_asked(key, ending, court)),
+                    Some((Errand::Act { .. } | Errand::InVain | Errand::NoAnswer, _)) | None => {}
                 },
             }
         }
@@ -360,7 +392,18 @@ impl Hands {
     }
 
     fn reap(&mut self, key: Key, court: &Court, events: &mut Vec<Event>) {
+        let vassal = court.get(key);
         let ending = match self.held(key).and_then(|held| held.pidfd.as_ref()) {
+            Some(pidfd) if vassal.is_some_and(life::is_program) => match wait::peek(pidfd.as_fd()) {
+                Ok(None) => return,
+                _ => {
+                    let pidfd = pidfd.as_fd();
+                    if let Some(vassal) = vassal {
+                        life::end_group(pidfd, vassal);
+                    }
+                    wait::reap(pidfd)
+                }
+            },
             Some(pidfd) => wait::reap(pidfd.as_fd()),
             None => return,
         };
@@ -381,16 +424,20 @@ impl Hands {
                 break;
             }
         }
+        if !self.lives.is_empty() {
+            self.life_has_ended(key, court, events);
+        }
         if let Some(held) = self.held(key) {
             held.link = None;
             held.pidfd = None;
             held.config = None;
         }
         let limits = self.limits_told(key, ending);
-        if let Some(vassal) = court.get(key) {
+        let clean = vassal.map_or(ending == Ending::Exited(0), |vassal| Self::is_clean_end(vassal, ending));
+        if let Some(vassal) = vassal {
             self.restore_sockets(key, vassal);
             match (vassal.state, ending) {
-                (State::Stopping(_), Ending::Exited(0)) if limits.is_none() => {} // as it was told
+                (State::Stopping(_), _) if clean && limits.is_none() => {} // as it was told
                 (state, _) => {
                     match limits {
                         Some(told) => warn!("[emperor] vassal {} (pid: {}) {told}", vassal.name, vassal.pid),
@@ -402,7 +449,6 @@ impl Hands {
                 }
             }
         }
-        let clean = ending == Ending::Exited(0);
         if self.empty_group(key, clean) {
             events.push(Event::Died(key, clean));
         }
@@ -430,11 +476,15 @@ impl Hands {
         if changed {
             self.relimit(key, vassal, court);
         }
+        if vassal.course.as_ref().is_some_and(|course| course.manner.reload != Reload::Told) {
+            return self.reload_program(key, changed, court);
+        }
         if changed && self.launch.check_reload && self.launch.engine.reads_uwsgi_files() {
             match self.judge(key, vassal) {
                 Verdict::Fine => {}
                 Verdict::Broken => return Some(Event::ReloadRefused(key)),
                 Verdict::Later => return None,
+                Verdict::Other => return Some(Event::MustRestart(key)),
             }
         }
         self.tell_to_reload(key, &vassal.name)
@@ -467,7 +517,7 @@ impl Hands {
         !matches!(said, Err(Errno::EAGAIN | Errno::ENOBUFS))
     }
 
-    fn signal(&mut self, key: Key, signal: Signal) {
+    fn signal(&mut self, key: Key, signal: Signal, vassal: &Vassal) {
         if signal == Signal::Kill {
             self.kill_group(key);
         }
@@ -475,7 +525,11 @@ impl Hands {
         let number = match signal {
             Signal::Term => nix::libc::SIGTERM,
             Signal::Kill => nix::libc::SIGKILL,
+            Signal::Agreed(number) => number.into(),
         };
+        if signal == Signal::Kill && life::is_program(vassal) {
+            life::end_group(pidfd.as_fd(), vassal);
+        }
         if let Err(error) = wait::signal(pidfd.as_fd(), number)
             && error.raw_os_error() != Some(nix::libc::ESRCH)
         {

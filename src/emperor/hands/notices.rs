@@ -106,6 +106,8 @@ fn of_vassal(name: &VassalName, what: &What) {
         What::ReloadUnread => warn!(
             "[emperor] vassal {name} has not read the message to reload: it is stopped and started again"
         ),
+        What::EndsItself => info!("[emperor] vassal {name} says that it is about to end"),
+        What::Hangs => warn!("[emperor] vassal {name} says that it hangs (WATCHDOG=trigger), killing it"),
         What::NoMercy => warn!("[emperor] NO MERCY for vassal {name} !!!"),
         other => info!("[emperor] vassal {name}: {other:?}"),
     }

@@ -50,8 +50,14 @@ pub(super) enum Errand {
     Judge(Key),
     /// To look at what this vassal's file asks for, and to write it down here.
     Terms(Key, OwnedFd),
-    /// The same, but nobody wants to know any more.
+    /// The same, while that vassal runs.
+    TermsAgain(Key, OwnedFd),
+    /// To ask this vassal whether it is ready.
+    Ready(Key),
+    /// One of these, but nobody wants to know any more.
     InVain,
+    /// To ask a vassal that is ready or gone by now: it ends as soon as it notices.
+    NoAnswer,
     /// To find the address of a vassal's on-demand socket; the place among those that do.
     Ask(usize),
 }
@@ -73,8 +79,15 @@ impl Sides {
     /// Takes note of one that may have ended: what it was sent for, and how it ended.
     pub(super) fn reap(&mut self, place: usize) -> Option<(Errand, Ending)> {
         let side = self.0.get(place)?.as_ref()?;
-        if matches!(side.errand, Errand::Act { .. }) && wait::peek(side.pidfd.as_fd()).is_ok_and(is_overdue) {
-            wait::kill_group(side.pid); // what the hook has started
+        let leads = match side.errand {
+            Errand::Act { .. } => wait::peek(side.pidfd.as_fd()).is_ok_and(is_overdue),
+            Errand::Ready(_) | Errand::NoAnswer => {
+                wait::peek(side.pidfd.as_fd()).is_ok_and(|it| it.is_some())
+            }
+            _ => false,
+        };
+        if leads {
+            wait::kill_group(side.pid); // what it has started
         }
         let ending = match wait::reap(side.pidfd.as_fd()) {
             Ok(None) => return None,
@@ -102,16 +115,33 @@ impl Sides {
         Some((side.errand, ending))
     }
 
-    /// Whether none runs.
+    /// Whether there is none of which something is to be heard. Those that ask are asked again.
     pub(super) fn is_idle(&self) -> bool {
+        let asks = |side: &Side| matches!(side.errand, Errand::Ready(_) | Errand::NoAnswer);
+        self.0.iter().flatten().all(asks)
+    }
+
+    /// Whether none runs.
+    pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
+    }
+
+    /// Whoever asks this vassal may end, and notices by the end of its link.
+    pub(super) fn no_answer_wanted(&mut self, key: Key) {
+        for side in
+            self.0.iter_mut().flatten().filter(|side| matches!(side.errand, Errand::Ready(it) if it == key))
+        {
+            side.errand = Errand::NoAnswer;
+        }
     }
 
     /// Ends the look at an earlier version of a vassal's file. `false` if it could not be ended.
     pub(super) fn overtake(&mut self, key: Key) -> bool {
         let mut ended = true;
         for side in
-            self.0.iter_mut().flatten().filter(|side| matches!(side.errand, Errand::Judge(it) if it == key))
+            self.0.iter_mut().flatten().filter(
+                |side| matches!(side.errand, Errand::Judge(it) | Errand::TermsAgain(it, _) if it == key),
+            )
         {
             match wait::signal(side.pidfd.as_fd(), nix::libc::SIGKILL) {
                 // An emperor that is not root may have to wait until it ends by itself.
@@ -197,7 +227,7 @@ impl Hands {
 
     /// Says what is wrong with the file of a vassal that has failed for the first time, where we may read it.
     pub(super) fn suspect(&self, vassal: &Vassal) {
-        let may_read = self.launch.confinement.tyrant.is_none();
+        let may_read = self.launch.confinement.tyrant.is_none() && !super::life::is_program(vassal);
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let (true, false, None, Some(place)) =
             (may_read, vassal.instance.loyal, vassal.backoff.as_ref(), place)
@@ -294,7 +324,7 @@ impl Hands {
             passed: [Some(link), Some(plan.as_fd()), config],
             kept: &[],
             parent_death_signal: 0,
-            own_group: matches!(errand, Errand::Act { .. }),
+            own_group: matches!(errand, Errand::Act { .. } | Errand::Ready(_)),
             new_pid_namespace: false,
             groups: Groups::default(),
         };

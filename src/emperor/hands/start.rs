@@ -15,19 +15,22 @@ use super::command::{self, Command, Engine, Environment, Templates};
 use super::config_pipe::ConfigPipe;
 use super::group;
 use super::judge;
+use super::notify::RuntimeDir;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
 use super::sockets::Handed;
 use crate::emperor::cgroup::GroupRules;
 use crate::emperor::court::{Court, Event, Key, Vassal};
-use crate::emperor::jail_policy::JailPolicy;
+use crate::emperor::jail_policy::{JailPolicy, uid_of};
 use crate::emperor::source::{SourceId, SourceInfo, VassalName};
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
 use crate::vassal::plan::scene::Bind;
-use crate::vassal::plan::{Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder};
+use crate::vassal::plan::{
+    Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder, Who,
+};
 use crate::vassal::terms::cgroup::ResourceTerms;
 use crate::vassal::terms::view::Around;
 use crate::vassal::terms::{self, Terms};
@@ -91,6 +94,8 @@ pub struct Launch {
     pub on_demand: OnDemand,
     /// What their control groups are like.
     pub groups: GroupRules,
+    /// Where programs notify us.
+    pub runtime: RuntimeDir,
 }
 
 /// What happens to a vassal between the emperor's decision and its engine.
@@ -233,6 +238,10 @@ impl Hands {
             link: theirs.as_fd(),
             config: their_config.as_ref().map(AsFd::as_fd),
         };
+        if let Err(why) = self.begin_life(key, terms, self.user_of(vassal, terms)) {
+            error!("[emperor] vassal {} cannot be started: {why}", vassal.name);
+            return Event::NotStarted(key, false);
+        }
         let share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
         let entrance = match self.enter_group(key, vassal, court, share) {
             Ok(entrance) => entrance,
@@ -244,7 +253,8 @@ impl Hands {
         let child = if direct {
             self.start_directly(vassal, &commands, ends, entrance.groups())
         } else {
-            self.start_launcher(vassal, &commands, terms, &handed, ends, entrance.groups())
+            let plan = self.plan(key, vassal, &commands, terms, &handed).map_err(SpawnError::Prepare);
+            plan.and_then(|plan| self.start_launcher(vassal, &plan, &handed, ends, entrance.groups()))
         };
         drop((theirs, their_config, entrance));
         let child = match child {
@@ -274,6 +284,10 @@ impl Hands {
                     pipe.put(supply.text());
                     self.slot(key).config = Some(Box::new(pipe));
                     self.watch_config(key);
+                }
+                if let Some(terms) = terms {
+                    let environment = self.environment(key, vassal, Some(terms), terms.program.as_ref());
+                    self.life_has_begun(key, vassal, terms, environment);
                 }
                 Event::Started(key, pid)
             }
@@ -315,13 +329,11 @@ impl Hands {
     fn start_launcher(
         &mut self,
         vassal: &Vassal,
-        commands: &[Command],
-        terms: Option<&Terms>,
+        plan: &LaunchPlan,
         handed: &Handed,
         ends: Ends<'_>,
         groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
-        let plan = self.plan(vassal, commands, terms, handed).map_err(SpawnError::Prepare)?;
         let sealed = plan.seal().map_err(SpawnError::NoProcess)?;
         let (path, arguments) = launcher();
         let nothing = CStrings::new(Vec::new());
@@ -353,8 +365,49 @@ impl Hands {
         Some(tyrant.of_file(Text::from(OsStr::from_bytes(base_name(vassal))), nofollow))
     }
 
+    /// Who a vassal is to the system when its program runs. `None` for a name that the machine's own list lacks: the
+    /// launcher finds out.
+    fn user_of(&self, vassal: &Vassal, terms: Option<&Terms>) -> Option<u32> {
+        if self.launch.confinement.tyrant.is_some() {
+            return Some(vassal.identity.uid);
+        }
+        match terms.and_then(|terms| terms.identity.as_ref()?.user.as_ref()) {
+            Some(Who::Id(uid)) => Some(*uid),
+            Some(Who::Name(name)) => uid_of(name),
+            None => Some(nix::unistd::geteuid().as_raw()),
+        }
+    }
+
+    /// The environment of a vassal on these terms.
+    fn environment(
+        &self,
+        key: Key,
+        vassal: &Vassal,
+        terms: Option<&Terms>,
+        program: Option<&terms::Program>,
+    ) -> Vec<(Text, Text)> {
+        let launch = &self.launch;
+        let carried = launch.carries(vassal.source);
+        let mut environment = launch.variables(carried, vassal.zerg.map(|zerg| zerg.number));
+        if launch.confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
+            let place = launch.places.get(usize::from(vassal.source.0));
+            let dir =
+                place.map_or_else(|| launch.vassals_dir.clone(), |place| Text::from(place.path.as_os_str()));
+            environment.push(("UWSGI_VASSALS_DIR".into(), dir));
+        }
+        let Some(terms) = terms else { return environment };
+        if let Some(program) = program {
+            environment = terms::changed(environment, &program.environment);
+        }
+        let notify = self.notify_variables(key, terms);
+        environment.retain(|(known, _)| notify.iter().all(|(name, _)| name != known));
+        environment.extend(notify);
+        environment
+    }
+
     fn plan(
         &self,
+        key: Key,
         vassal: &Vassal,
         commands: &[Command],
         terms: Option<&Terms>,
@@ -368,20 +421,11 @@ impl Hands {
             return Err(io::ErrorKind::PermissionDenied.into()); // the court has refused it before
         }
         let carried = launch.carries(vassal.source);
-        let mut environment = launch.variables(carried, vassal.zerg.map(|zerg| zerg.number));
-        if confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
-            let place = launch.places.get(usize::from(vassal.source.0));
-            let dir =
-                place.map_or_else(|| launch.vassals_dir.clone(), |place| Text::from(place.path.as_os_str()));
-            environment.push(("UWSGI_VASSALS_DIR".into(), dir));
-        }
         let program = terms.and_then(|terms| terms.program.as_ref());
         let program =
             program.map(|program| program.placed(&handed.terms)).transpose().map_err(io::Error::other)?;
         let program = program.as_ref();
-        if let Some(program) = program {
-            environment = terms::changed(environment, &program.environment);
-        }
+        let environment = self.environment(key, vassal, terms, program);
         let exec = match program {
             Some(program) => Exec {
                 programs: program.words.first().cloned().into_iter().collect(),
@@ -390,7 +434,7 @@ impl Hands {
             },
             None => exec(commands, confinement.magic_exec.then_some(name.clone())),
         };
-        let around = terms.map(|_| self.around(vassal, commands, program.is_some())).unwrap_or_default();
+        let around = terms.map(|_| self.around(key, vassal, commands, program.is_some())).unwrap_or_default();
         let order = VassalOrder {
             end_after: None,
             name,
@@ -410,6 +454,7 @@ impl Hands {
             view: terms.map(|terms| terms.view.clone()).unwrap_or_default(),
             around,
             phases: terms.map(|terms| terms.phases.clone()).unwrap_or_default(),
+            own_session: program.is_some(),
             log: program.and_then(|program| program.log.clone()),
             config_pipe: carried,
             safe_fds: launch.safe_fds.clone(),
@@ -420,15 +465,19 @@ impl Hands {
 
 impl Hands {
     /// What the view of a vassal is laid out around.
-    fn around(&self, vassal: &Vassal, commands: &[Command], has_program: bool) -> Around {
+    fn around(&self, key: Key, vassal: &Vassal, commands: &[Command], has_program: bool) -> Around {
         let place =
             self.launch.places.get(usize::from(vassal.source.0)).map(Place::path).unwrap_or(Path::new("/"));
         let file = place.join(OsStr::from_bytes(base_name(vassal)));
         // The engine is the emperor's choice, and has to be there; a program is the file's.
         let engine = commands.iter().flat_map(|command| &command.files).filter(|_| !has_program);
         let engine = engine.filter(|file| file.is_absolute() && !file.starts_with("/usr"));
-        let needs =
-            engine.map(|file| Bind { source: file.as_os_str().into(), read_only: true, opened_as: None });
+        let engine = engine.map(std::path::PathBuf::as_path);
+        let needs = engine.chain(self.notify_path(key)).map(|file| Bind {
+            source: file.as_os_str().into(),
+            read_only: true,
+            opened_as: None,
+        });
         Around {
             directory: file.parent().unwrap_or(place).as_os_str().into(),
             file: file.as_os_str().into(),

@@ -295,7 +295,7 @@ impl Subjects {
 }
 
 /// The number of a user, from the machine's own list: other lists can keep their readers waiting.
-fn uid_of(name: &str) -> Option<u32> {
+pub(super) fn uid_of(name: &str) -> Option<u32> {
     let list = std::fs::read_to_string("/etc/passwd").ok()?;
     list.lines().find_map(|line| {
         let mut fields = line.split(':');

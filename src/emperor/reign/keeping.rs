@@ -35,6 +35,7 @@ impl Reign {
                 let socket = inherited.belongings.waiting.is_some();
                 taken += u32::from(self.adopt(inherited, Adoption { source, socket, restart }));
             }
+            self.hands.resume_questions(&self.court);
             info!("[emperor] {taken} vassals taken over from emperor {}", header.version);
         }
         self.hands.sweep_groups();

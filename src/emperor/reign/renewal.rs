@@ -259,9 +259,10 @@ impl Reign {
 
     /// The numbers of all descriptors that the next program must find open.
     fn passed(&self, state: &State, file: &OwnedFd) -> Vec<RawFd> {
+        let notify = |estate: &Estate| Some(estate.life.as_ref()?.notify.as_ref()?.0);
         let numbers = |estate: &Estate| {
             let own = estate.sockets.iter().map(|socket| socket.number);
-            [estate.link, estate.pidfd, estate.socket, estate.config]
+            [estate.link, estate.pidfd, estate.socket, estate.config, notify(estate)]
                 .into_iter()
                 .chain(own)
                 .collect::<Vec<_>>()
@@ -279,7 +280,7 @@ impl Reign {
         let process = ProcessRecord {
             descriptor_limit: self.renewal.descriptor_limit,
             ambient: caps::ambient().unwrap_or(0),
-            strays: !self.hands.is_at_ease(),
+            strays: self.hands.has_others(),
             pid_files: self.renewal.pid_files.clone(),
             store: self.store.as_ref().map(Store::record),
         };
@@ -316,6 +317,7 @@ impl Reign {
                 link: number(holdings.link),
                 pidfd: number(holdings.pidfd),
                 reports: holdings.reports.cloned(),
+                life: self.hands.life_record(key),
                 socket: number(socket),
                 address,
                 file,

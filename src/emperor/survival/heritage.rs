@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::sockopt::{AcceptConn, SockType};
 
 use super::STATE_VARIABLE;
 use super::origin::LISTEN_VARIABLES;
@@ -93,6 +93,7 @@ impl Heritage {
             link,
             pidfd,
             reports,
+            life,
             socket,
             address,
             file,
@@ -112,6 +113,10 @@ impl Heritage {
             taken => taken.and_then(Result::ok),
         };
         let (link, pidfd) = (take(link, "link"), take(pidfd, "process"));
+        let life = life.map(|life| {
+            let socket = take(life.notify.as_ref().map(|(number, ..)| *number), "notification socket");
+            (life, socket)
+        });
         let waiting = take(socket, "on-demand socket").map(|socket| (socket, address, file));
         let own = sockets.into_iter();
         let sockets = own.filter_map(|it| Some((take(it.number, "socket")?, it.record))).collect();
@@ -120,7 +125,7 @@ impl Heritage {
             return;
         }
         let supply = supply.and_then(|(text, socket)| Supply::new(text.as_bytes(), socket.as_deref()).ok());
-        let belongings = Belongings { link, pidfd, reports, waiting, sockets, group, config };
+        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, config };
         self.vassals.push(Inherited { record, kept, belongings, supply });
     }
 }
@@ -168,10 +173,12 @@ impl Heritage {
         estate: Estate,
         mut bundle: Bundle,
     ) -> Result<(), &'static str> {
-        let Estate { kept, started, reports, address, file, group, config_record, sockets, .. } = estate;
+        let Estate { kept, started, reports, life, address, file, group, config_record, sockets, .. } =
+            estate;
         let sockets = bundle.sort(sockets.into_iter().map(|it| it.record));
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
-        let is_up = record.state == court::State::Up;
+        let linked = record.course.as_ref().is_none_or(|course| course.manner.linked);
+        let is_up = linked && record.state == court::State::Up;
         let wrong = match process {
             None if record.pid > 0 => Some("the service manager has not kept its process"),
             None if bundle.socket.is_none() && sockets.is_empty() => return Ok(()),
@@ -193,9 +200,10 @@ impl Heritage {
             return Err(why);
         }
         let waiting = bundle.socket.map(|socket| (socket, address, file));
-        let Bundle { link, pidfd, config, .. } = bundle;
+        let Bundle { link, pidfd, config, notify, .. } = bundle;
         let config = config.map(|config| (config, config_record));
-        let belongings = Belongings { link, pidfd, reports, waiting, sockets, group, config };
+        let life = life.map(|life| (life, notify));
+        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, config };
         self.vassals.push(Inherited { record, kept, belongings, supply: None });
         Ok(())
     }
@@ -215,8 +223,9 @@ struct Bundle {
     pidfd: Option<OwnedFd>,
     socket: Option<OwnedFd>,
     config: Option<OwnedFd>,
-    /// What is not sorted yet: its link and its sockets.
+    /// What is not sorted yet: its link, its sockets, and where it notifies us.
     sockets: Vec<OwnedFd>,
+    notify: Option<OwnedFd>,
 }
 
 impl Found {
@@ -276,6 +285,8 @@ impl Bundle {
         for fd in self.sockets.drain(..) {
             if getsockopt(&fd, AcceptConn) == Ok(true) {
                 self.socket = Some(fd);
+            } else if getsockopt(&fd, SockType) == Ok(nix::sys::socket::SockType::Datagram) {
+                self.notify = Some(fd);
             } else {
                 self.link = Some(fd);
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
-use crate::emperor::hands::{ConfigRecord, SocketRecord};
+use crate::emperor::hands::{ConfigRecord, LifeRecord, SocketRecord};
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
 use crate::vassal::socket::FileRecord;
@@ -102,6 +102,8 @@ pub struct Estate {
     pub pidfd: Option<RawFd>,
     /// How far its launcher has come.
     pub reports: Option<Reports>,
+    /// What was agreed with it, and where it notifies us.
+    pub life: Option<LifeRecord>,
     /// Its on-demand socket.
     pub socket: Option<RawFd>,
     /// The address that was given for that.

@@ -267,7 +267,7 @@ impl Store {
 fn parts<'h>(holdings: &'h Holdings<'_>) -> impl Iterator<Item = BorrowedFd<'h>> {
     let waiting = holdings.waiting.as_ref().map(|(socket, ..)| *socket);
     let sockets = holdings.sockets.iter().map(|(socket, _)| *socket);
-    [holdings.pidfd, holdings.link, waiting].into_iter().flatten().chain(sockets)
+    [holdings.pidfd, holdings.link, waiting, holdings.notify].into_iter().flatten().chain(sockets)
 }
 
 fn ids(holdings: &Holdings<'_>) -> Vec<u64> {

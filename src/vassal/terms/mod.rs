@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 mod identity;
+mod life;
 pub mod phases;
 mod privileges;
 mod program;
@@ -21,6 +22,7 @@ use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
 use cgroup::{NamedGroups, ResourceTerms};
 pub use identity::Identity;
+pub use life::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber};
 use phases::Phases;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
@@ -41,6 +43,9 @@ pub struct Terms {
     pub identity: Option<Identity>,
     /// Control groups that a command vassal enters besides.
     pub groups: Option<NamedGroups>,
+    /// How the vassal is told things, and when it is ready.
+    #[serde(default)]
+    pub life: LifeTerms,
     /// `sandbox`.
     pub level: Level,
     /// What it may do.
@@ -75,6 +80,7 @@ impl Terms {
         let asked = Asked(config);
         let level = asked.parsed("sandbox", Level::parse)?.unwrap_or_default();
         let program = Program::read(asked)?;
+        let life = LifeTerms::read(asked)?;
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
@@ -91,7 +97,19 @@ impl Terms {
         let resources = ResourceTerms::read(asked, level)?;
         let view = View::read(asked, level)?;
         let phases = if program.is_some() { Phases::read(asked)? } else { Phases::default() };
-        Ok(Self { program, sockets, identity, groups, level, privileges, resources, view, phases, left_out })
+        Ok(Self {
+            program,
+            sockets,
+            life,
+            identity,
+            groups,
+            level,
+            privileges,
+            resources,
+            view,
+            phases,
+            left_out,
+        })
     }
 
     /// What a level asks for by itself.
@@ -146,6 +164,7 @@ impl Terms {
         let Self {
             program,
             sockets: _,
+            life,
             identity,
             groups,
             level,
@@ -156,6 +175,7 @@ impl Terms {
             left_out: _,
         } = self;
         program.is_none()
+            && !life.notifies()
             && identity.is_none()
             && groups.is_none()
             && *level == Level::None
