@@ -312,8 +312,9 @@ fn root_process_1_hands_on_signals_and_the_status_and_reaps() {
     assert_eq!(look_as_root(dir.path(), &pids(), "kill -KILL $$").status, Some(128 + 9));
     assert_eq!(look_as_root(dir.path(), &pids(), "kill -36 $$").status, Some(128 + 36), "a real-time signal");
     for signal in ["HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "WINCH", "CONT", "40"] {
-        let script =
-            format!("trap 'echo got; exit 3' {signal}; kill -{signal} 1; while :; do sleep 0.01; done");
+        let script = format!(
+            "trap 'echo got; exit 3' {signal}; kill -{signal} 1; for i in $(seq 2000); do sleep 0.01; done"
+        );
         let ended = look_as_root(dir.path(), &pids(), &script);
         assert_eq!((ended.out.as_str(), ended.status), ("got\n", Some(3)), "{signal}");
     }
