@@ -62,6 +62,7 @@ fn uid(message: &libc::msghdr) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt::PassCred};
     use std::io::IoSlice;
     use std::os::fd::AsFd;
@@ -91,7 +92,7 @@ mod tests {
             receive(ours.as_fd(), &mut buffer).unwrap(),
             Some(Datagram { length: 2, cut: false, uid })
         );
-        let mut end = Vec::new();
-        std::io::Read::read_to_end(&mut { reader }, &mut end).unwrap();
+        let mut ended = [PollFd::new(reader.as_fd(), PollFlags::empty())];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "somebody holds it");
     }
 }
