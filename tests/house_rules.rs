@@ -42,7 +42,11 @@ const ROOMS: &[Room] = &[
         may_not_touch: &[],
     },
     Room { path: "emperor/court", may_import: &["vassal::link", "emperor::source"], may_not_touch: PURE },
-    Room { path: "vassal", may_import: &["config", "zerg::client", "zerg::wire", "sys"], may_not_touch: &[] },
+    Room {
+        path: "vassal",
+        may_import: &["config", "zerg::client", "zerg::pool", "zerg::wire", "sys"],
+        may_not_touch: &[],
+    },
     Room { path: "zerg", may_import: &["sys"], may_not_touch: &[] },
     Room { path: "sys", may_import: &[], may_not_touch: &[] },
 ];

@@ -153,13 +153,14 @@ fn is_ours(row: &Row<'_>) -> bool {
     matches!(row.plugin, "emperor" | "vassal")
 }
 
-const GROUPS: [&str; 17] = [
+const GROUPS: [&str; 18] = [
     "Sources",
     "Vassal launch",
     "Tyrant",
     "Stop and reload",
     "Back-off",
     "On demand",
+    "Zerg",
     "Stats",
     "Hooks",
     "Process",

@@ -80,12 +80,15 @@ impl<'w> Engine<'w> {
         match mode {
             Mode::Emperor => {
                 plugins.load("emperor");
+                plugins.load("vassal"); // so that it can be said where such a line belongs
+                plugins.load("zergpool");
             }
             Mode::Uwsgi | Mode::Vassal if world.plugin_folder().is_none() => plugins = Plugins::all(),
             Mode::Uwsgi | Mode::Vassal => {}
         }
         if mode == Mode::Vassal {
             plugins.load("vassal");
+            plugins.load("zergpool");
         }
         Self {
             world,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::text::Text;
+
 /// The descriptor of a program's first socket. Source: sd_listen_fds(3).
 pub const FIRST_SOCKET: i32 = 3;
 
@@ -21,6 +23,12 @@ pub struct Passing {
     pub stdin: Option<usize>,
     /// Whether nothing is said of them in the environment (`listen-fds = no`).
     pub silent: bool,
+    /// Servers whose sockets come behind these: `zerg`.
+    #[serde(default)]
+    pub zerg: Vec<Text>,
+    /// Whether it goes on without a server that offers nothing.
+    #[serde(default)]
+    pub zerg_fallback: bool,
 }
 
 impl Passing {
@@ -39,6 +47,11 @@ impl fmt::Display for Passing {
         }
         if let Some(stdin) = self.stdin {
             write!(f, ", standard input is socket {stdin}")?;
+        }
+        for server in &self.zerg {
+            let comma = if std::mem::take(&mut first) { "" } else { ", " };
+            write!(f, "{comma}then those of zerg server {server}")?;
+            f.write_str(if self.zerg_fallback { ", if it has any" } else { "" })?;
         }
         f.write_str(if self.silent { ", no LISTEN_FDS" } else { "" })
     }

@@ -594,6 +594,7 @@ mod tests {
                 addresses: vec!["127.0.0.1:80".into(), "/run/a.sock".into()],
                 stdin: Some(1),
                 silent: true,
+                ..Passing::default()
             }),
             exec: Exec {
                 programs: vec!["mine".into(), "/usr/bin/uwsgi".into()],

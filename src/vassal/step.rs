@@ -69,6 +69,8 @@ steps! {
     Groups = 190, "groups", "set its supplementary groups";
     /// Enclosing it by Landlock.
     Landlock = 195, "landlock", "enclose it by landlock";
+    /// Getting the sockets that somebody else offers.
+    Zerg = 196, "zerg", "get the sockets of a zerg server";
     /// Joining namespaces that somebody else offers.
     JoinNamespaces = 197, "setns", "join the namespaces that it is given";
     /// Forking off the vassal from its process 1.

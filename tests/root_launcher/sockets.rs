@@ -33,6 +33,7 @@ fn passing(numbers: &[i32]) -> Passing {
         addresses: numbers.iter().map(|_| "somewhere".into()).collect(),
         stdin: None,
         silent: false,
+        ..Passing::default()
     }
 }
 

@@ -59,7 +59,8 @@ pub(super) struct Handed {
 impl Handed {
     /// The operation of its launch, if there is any.
     pub(super) fn passing(&self) -> Option<Passing> {
-        (!self.numbers.is_empty()).then(|| self.terms.passing(self.numbers.clone()))
+        let any = !self.terms.own().is_empty() || !self.terms.zerg().servers.is_empty();
+        any.then(|| self.terms.passing(self.numbers.clone()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -10,20 +11,31 @@ use crate::sys::{alone, fds};
 use crate::vassal::link::{CONFIG_FD_VARIABLE, FD_VARIABLE, Failure};
 use crate::vassal::passing::{FIRST_SOCKET, Passing};
 use crate::vassal::plan::Step;
+use crate::zerg::client::{Offered, Server, attach};
+use crate::zerg::wire::Label;
 
 /// Variables that speak of inherited sockets. What somebody else has said in them is never about ours.
 const VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
+/// How long a zerg server may take to answer. uWSGI's clients wait for ever, and cannot be stopped then.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Launcher {
     /// Puts the sockets at 3 and up, the link behind them, and a config pipe behind that.
     pub(super) fn pass_on(&mut self, passing: &Passing) -> Result<(), Failure> {
-        self.arrange(passing)?;
+        let offered = self.attach(passing)?;
+        let mut names = passing.names.clone();
+        for offer in &offered {
+            let called = offer.label.as_ref().map_or("zerg", Label::name);
+            let free = (1..).map(|n| if n == 1 { called.to_owned() } else { format!("{called}-{n}") });
+            names.extend(free.filter(|name| !names.contains(name)).take(1).collect::<Vec<_>>());
+        }
+        let count = passing.numbers.len() + offered.len();
+        self.arrange(passing, offered)?;
         let link = self.link.as_ref().map(|link| (FD_VARIABLE, link.as_raw_fd().to_string()));
         let pipe = self.pipe.as_ref().map(|pipe| (CONFIG_FD_VARIABLE, pipe.as_raw_fd().to_string()));
-        let values =
-            [passing.numbers.len().to_string(), std::process::id().to_string(), passing.names.join(":")];
-        let told =
-            VARIABLES.into_iter().zip(values).filter(|_| !passing.silent && !passing.numbers.is_empty());
+        let values = [count.to_string(), std::process::id().to_string(), names.join(":")];
+        let told = VARIABLES.into_iter().zip(values).filter(|_| !passing.silent && count > 0);
         let tell = |(name, value): (&str, String)| {
             let failed = |error| Failure::new(Step::Environment, &name, &error);
             alone::set_variable(name.as_ref(), value.as_ref()).map_err(failed)
@@ -35,15 +47,38 @@ impl Launcher {
         link.into_iter().chain(pipe).chain(told).try_for_each(tell)
     }
 
-    fn arrange(&mut self, passing: &Passing) -> Result<(), Failure> {
+    /// What the zerg servers offer.
+    fn attach(&self, passing: &Passing) -> Result<Vec<Offered>, Failure> {
+        let mut all = Vec::new();
+        for server in &passing.zerg {
+            match attach(Server(server.as_bytes()), PATIENCE) {
+                Ok(offered) => all.extend(offered),
+                Err(error) => {
+                    let failure = Failure::new(Step::Zerg, server, &error.into_io());
+                    if !passing.zerg_fallback {
+                        return Err(failure);
+                    }
+                    self.log(&format!("goes on without a zerg server (zerg-fallback): {failure}"));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn arrange(&mut self, passing: &Passing, offered: Vec<Offered>) -> Result<(), Failure> {
         let failed = |what: &str, error: io::Error| Failure::new(Step::Descriptors, &what, &error);
-        let first_free = passing.numbers.iter().fold(FIRST_SOCKET, |number, _| number + 1);
+        let first_free = passing.numbers.iter().map(|_| ()).chain(offered.iter().map(|_| ()));
+        let first_free = first_free.fold(FIRST_SOCKET, |number, ()| number + 1);
         // Out of the way first: a number may be wanted that one of them has.
         let above = first_free + 2;
         let mut sockets = Vec::new();
         for (number, name) in passing.numbers.iter().zip(passing.described()) {
             let moved = fds::adopt(*number).and_then(|socket| fds::move_above(socket, above));
             sockets.push((moved.map_err(|error| failed(&name, error))?, name));
+        }
+        for Offered { socket, address, .. } in offered {
+            let moved = fds::move_above(socket, above).map_err(|error| failed(&address, error))?;
+            sockets.push((moved, address));
         }
         let away = |fd: Option<OwnedFd>| fd.map(|fd| fds::move_above(fd, above)).transpose();
         self.link = away(self.link.take()).map_err(|error| failed("emperor link", error))?;

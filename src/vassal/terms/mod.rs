@@ -15,6 +15,7 @@ mod program;
 pub mod sockets;
 pub mod view;
 mod words;
+pub mod zerg;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 
 use super::sockets::{self, SocketTerms, place};
-use super::{Asked, TermsError};
+use super::{Asked, TermsError, zerg};
 use crate::config::options::{HandledBy, Kind, Opt};
 use crate::config::{Got, lossy};
 use crate::vassal::plan::Text;
@@ -143,6 +143,7 @@ fn is_honoured(option: &Opt) -> bool {
         || matches!(option.kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket)
         || HONOURED.contains(&option.name)
         || sockets::HONOURED.contains(&option.name)
+        || zerg::HONOURED.contains(&option.name)
         || ["hook-", "mount-", "umount-", "exec-"].iter().any(|prefix| in_phase(prefix))
 }
 

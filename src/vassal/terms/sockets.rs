@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
 
+use super::zerg::ZergTerms;
 use super::{Asked, TermsError};
 use crate::config::options::{Kind, Opt};
 use crate::config::{Got, values};
@@ -31,6 +32,7 @@ pub struct SocketTerms {
     vacuum: bool,
     silent: bool,
     stdin: Option<usize>,
+    zerg: ZergTerms,
 }
 
 /// One of them.
@@ -42,6 +44,9 @@ pub struct SocketTerm {
     pub address: Address,
     /// How it is made.
     pub manner: Manner,
+    /// Whether it is only offered by a pool, and not the program's own. Those come last.
+    #[serde(default)]
+    pub pooled: bool,
 }
 
 /// As they come from a process that has read them as a tenant.
@@ -52,6 +57,8 @@ struct Unchecked {
     vacuum: bool,
     silent: bool,
     stdin: Option<usize>,
+    #[serde(default)]
+    zerg: ZergTerms,
 }
 
 /// Options that are honoured here, beside those that name a socket.
@@ -166,20 +173,27 @@ impl SocketTerms {
                 continue; // a shared socket, which has its place; that it is there was seen when the file was read
             }
             let address = address(got.value, bare, names).map_err(wrong)?;
-            terms.add(option.canonical().name, address, &manner).map_err(wrong)?;
+            terms.add(option.canonical().name, address, &manner, false).map_err(wrong)?;
+        }
+        terms.zerg = ZergTerms::read(asked, names)?;
+        if let Some(got) = asked.0.list("zergpool").last() {
+            let wrong = |cause: String| TermsError::new(&got, "zerg-pool", cause);
+            for address in terms.zerg.pooled().cloned().collect::<Vec<_>>() {
+                terms.add("pool", address, &manner, true).map_err(wrong)?;
+            }
         }
         if let Some(got) = asked.value("socket-stdin") {
             let number = std::str::from_utf8(got.value.trim_ascii()).ok().and_then(|text| text.parse().ok());
-            let known = number.filter(|number| *number < terms.sockets.len());
-            let cause =
-                || format!("the file names {} sockets, and they are counted from 0", terms.sockets.len());
+            let count = terms.own().len();
+            let known = number.filter(|number| *number < count);
+            let cause = || format!("the file names {count} sockets, and they are counted from 0");
             terms.stdin = Some(known.ok_or_else(|| TermsError::new(&got, "socket-stdin", cause()))?);
         }
         Ok(terms)
     }
 
     /// One more socket. The same address again is the same socket, as in uWSGI.
-    fn add(&mut self, option: &str, address: Address, manner: &Manner) -> Result<(), String> {
+    fn add(&mut self, option: &str, address: Address, manner: &Manner, pooled: bool) -> Result<(), String> {
         if self.sockets.iter().any(|socket| socket.address == address) {
             return Ok(());
         }
@@ -190,14 +204,27 @@ impl SocketTerms {
             .map(|n| if n == 1 { option.to_owned() } else { format!("{option}-{n}") })
             .find(|name| self.sockets.iter().all(|socket| socket.name != *name))
             .unwrap_or_default();
-        self.sockets.push(SocketTerm { name, address, manner: manner.clone() });
+        self.sockets.push(SocketTerm { name, address, manner: manner.clone(), pooled });
         Ok(())
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.sockets.is_empty() && self.zerg == ZergTerms::default()
+    }
+
+    /// Those that the program is given: they come before those that are only in a pool.
+    #[must_use]
+    pub fn own(&self) -> &[SocketTerm] {
+        let count = self.sockets.iter().take_while(|socket| !socket.pooled).count();
+        &self.sockets[..count]
+    }
+
+    /// What the file says of its zerg.
+    #[must_use]
+    pub fn zerg(&self) -> &ZergTerms {
+        &self.zerg
     }
 
     /// The sockets, in the order of the file.
@@ -221,6 +248,13 @@ impl SocketTerms {
                 *path = directory.join(&path);
             }
         }
+        for door in &mut terms.zerg.doors {
+            for address in std::iter::once(&mut door.at).chain(&mut door.sockets) {
+                if let Address::Path(path) = address {
+                    *path = directory.join(&path);
+                }
+            }
+        }
         terms
     }
 
@@ -237,13 +271,17 @@ impl SocketTerms {
 
     /// How they are handed to the program, by the numbers under which its launcher has them.
     #[must_use]
-    pub fn passing(&self, numbers: Vec<i32>) -> Passing {
+    pub fn passing(&self, mut numbers: Vec<i32>) -> Passing {
+        let own = self.own();
+        numbers.truncate(own.len());
         Passing {
             numbers,
-            names: self.sockets.iter().map(|socket| socket.name.clone()).collect(),
-            addresses: self.sockets.iter().map(|socket| socket.address.to_string()).collect(),
+            names: own.iter().map(|socket| socket.name.clone()).collect(),
+            addresses: own.iter().map(|socket| socket.address.to_string()).collect(),
             stdin: self.stdin,
             silent: self.silent,
+            zerg: self.zerg.servers.clone(),
+            zerg_fallback: self.zerg.fallback,
         }
     }
 }
@@ -252,8 +290,12 @@ impl TryFrom<Unchecked> for SocketTerms {
     type Error = String;
 
     fn try_from(unchecked: Unchecked) -> Result<Self, String> {
-        let Unchecked { sockets, vacuum, silent, stdin } = unchecked;
-        if sockets.len() > MOST_SOCKETS || stdin.is_some_and(|number| number >= sockets.len()) {
+        let Unchecked { sockets, vacuum, silent, stdin, zerg } = unchecked;
+        let own = sockets.iter().take_while(|socket| !socket.pooled).count();
+        if sockets[own..].iter().any(|socket| !socket.pooled) {
+            return Err("a socket behind those of a pool".into());
+        }
+        if sockets.len() > MOST_SOCKETS || stdin.is_some_and(|number| number >= own) {
             return Err("more sockets than a vassal may have".into());
         }
         for (at, socket) in sockets.iter().enumerate() {
@@ -262,7 +304,7 @@ impl TryFrom<Unchecked> for SocketTerms {
                 return Err("the same address twice".into());
             }
         }
-        Ok(Self { sockets, vacuum, silent, stdin })
+        Ok(Self { sockets, vacuum, silent, stdin, zerg })
     }
 }
 
@@ -326,7 +368,7 @@ fn manner(asked: Asked<'_>, names: &dyn Names) -> Result<Manner, TermsError> {
 }
 
 /// `USER[:GROUP]`, `:GROUP`; names or numbers.
-fn owner(text: &str, names: &dyn Names) -> Result<(Option<u32>, Option<u32>), String> {
+pub(super) fn owner(text: &str, names: &dyn Names) -> Result<(Option<u32>, Option<u32>), String> {
     let (user, group) = text.split_once(':').unwrap_or((text, ""));
     let number = |text: &str, what: &str, find: &dyn Fn(&str) -> Option<u32>| match text {
         "" => Ok(None),
@@ -339,7 +381,7 @@ fn owner(text: &str, names: &dyn Names) -> Result<(Option<u32>, Option<u32>), St
     Ok((user, number(group, "group", &|name| names.group(name))?))
 }
 
-fn address(text: &[u8], bare: bool, names: &dyn Names) -> Result<Address, String> {
+pub(super) fn address(text: &[u8], bare: bool, names: &dyn Names) -> Result<Address, String> {
     let is_path = !text.contains(&b':') && !text.starts_with(b"@");
     if text.starts_with(b"fd://") {
         return Err("the emperor's own descriptors are passed on by `safe-fd`; name an address".into());

@@ -39,20 +39,32 @@ fn placed(word: &Text, terms: &SocketTerms) -> Result<Text, String> {
     Ok(Text::from(OsStr::from_bytes(&out)))
 }
 
+/// More sockets than this no program gets.
+const MOST_NUMBER: usize = 4096;
+
+fn descriptor(number: usize) -> Vec<u8> {
+    let number = i32::try_from(number).unwrap_or(i32::MAX);
+    FIRST_SOCKET.saturating_add(number).to_string().into_bytes()
+}
+
 fn meaning(inner: &[u8], terms: &SocketTerms) -> Result<Vec<u8>, String> {
     let shown = format!("`%(socket.{})`", lossy(inner));
     let text = std::str::from_utf8(inner).unwrap_or_default();
     let (number, part) = text.split_once('.').unwrap_or((text, ""));
-    let count = terms.sockets.len();
+    let own = terms.own();
+    let count = own.len();
     let wanted = || format!("{shown}: the file names {count} sockets, and they are counted from 0");
     let number: usize = number.parse().map_err(|_| wanted())?;
-    let socket = terms.sockets.get(number).ok_or_else(wanted)?;
+    if part.is_empty() && number >= count && number < MOST_NUMBER && !terms.zerg.servers.is_empty() {
+        return Ok(descriptor(number)); // one that a zerg server offers: they come behind its own
+    }
+    let socket = own.get(number).ok_or_else(wanted)?;
     let tcp = || match socket.address {
         Address::Tcp(address) => Ok(address),
         _ => Err(format!("{shown}: {} has no port", socket.address)),
     };
     Ok(match part {
-        "" => (FIRST_SOCKET + i32::try_from(number).unwrap_or(i32::MAX)).to_string().into_bytes(),
+        "" => descriptor(number),
         "address" => match &socket.address {
             Address::Tcp(address) => address.to_string().into_bytes(),
             Address::Path(path) => path.as_os_str().as_bytes().to_vec(),
