@@ -220,6 +220,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         policy: settings.jail_policy,
         beside: settings.beside,
         on_demand: settings.on_demand,
+        offered: settings.offered,
         groups: GroupRules {
             policy: settings.resources,
             families: settings.policy.broodlord > 0,

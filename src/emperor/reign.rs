@@ -19,7 +19,7 @@ use nix::sys::signal::SigSet;
 use tracing::{error, info};
 
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
-use super::hands::{Hands, Launch, Place};
+use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::log;
@@ -79,6 +79,9 @@ pub enum ReignError {
     /// The stats cannot be served.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What is to be offered to others cannot be.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
     /// Its last preparations failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -167,7 +170,7 @@ fn now() -> Now {
 impl Reign {
     fn begin(accession: Accession) -> Result<Self, ReignError> {
         let renewal = Renewal::new(&accession);
-        let Accession { mut policy, mut launch, spawner, itself, heritage, .. } = accession;
+        let Accession { mut policy, mut launch, spawner, itself, mut heritage, .. } = accession;
         let own = heritage.header.as_ref().and_then(|header| header.process.as_ref());
         let (is_own, strays) = (own.is_some(), own.is_some_and(|process| process.strays));
         let manager = Manager::default();
@@ -223,7 +226,15 @@ impl Reign {
             touched: Vec::new(),
             strays,
         };
+        let offers = std::mem::take(&mut heritage.offers);
+        let is_first = heritage.header.is_none();
         reign.inherit(heritage);
+        match reign.hands.offer_own(&accession.cwd, offers, &reign.court) {
+            Err(error) if is_first => return Err(error.into()),
+            // The vassals are governed all the same.
+            Err(error) => error!("[emperor] {error}"),
+            Ok(()) => {}
+        }
         Ok(reign)
     }
 

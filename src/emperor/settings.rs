@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Capabilities, Namespaces, Text};
 use crate::vassal::terms::cgroup::ResourceTerms;
+use crate::vassal::terms::sockets::{SocketTerms, SystemNames};
 use crate::vassal::terms::{self, Asked, TermsError};
 use reader::Reader;
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub at_start: Vec<Hook>,
     /// Which vassals start on demand.
     pub on_demand: OnDemand,
+    /// The sockets that `zerg-server` and `zerg-pool` offer.
+    pub offered: SocketTerms,
     /// What no vassal takes more of than this.
     pub resources: ResourceTerms,
     /// `emperor-wrapper`.
@@ -121,6 +124,7 @@ impl Settings {
             sources: read.paths("emperor"),
             source_options: read.source_options()?,
             on_demand: read.on_demand(policy.max_starting),
+            offered: read.offered()?,
             resources: read.resources(policy.tyrant)?,
             policy,
             templates: read.templates(),
@@ -294,6 +298,11 @@ impl Reader<'_> {
     fn resources(&self, tyrant: bool) -> Result<ResourceTerms, SettingsError> {
         let policy = ResourceTerms::policy(Asked(self.0))?;
         Ok(if tyrant { policy.above_tenants() } else { policy })
+    }
+
+    fn offered(&self) -> Result<SocketTerms, SettingsError> {
+        let any = self.0.has("zerg-server") || self.0.has("zergpool");
+        Ok(if any { SocketTerms::of_emperor(Asked(self.0), &SystemNames)? } else { SocketTerms::default() })
     }
 
     fn on_demand(&self, at_once: u32) -> OnDemand {

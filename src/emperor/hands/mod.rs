@@ -17,6 +17,7 @@ mod ready;
 mod side;
 mod sockets;
 mod start;
+mod zerg;
 
 use std::collections::HashMap;
 use std::io;
@@ -45,6 +46,7 @@ pub use side::{BROKEN, SideHooks};
 pub use sockets::SocketRecord;
 pub(super) use sockets::id as socket_id;
 pub use start::{Confinement, Launch, Place, TyrantRules};
+pub use zerg::{DoorRecord, OfferError, OffersLeft};
 
 /// What is open for one vassal.
 #[derive(Debug, Default)]
@@ -89,6 +91,7 @@ pub struct Hands {
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
+    offers: zerg::Offers,
     watches: sockets::Watches,
     /// What came of actions, and is told later.
     late: Vec<Event>,
@@ -139,6 +142,8 @@ enum Token {
     Config(Key),
     /// What the kernel tells of the files of sockets.
     Files,
+    /// Where sockets are offered, by its place among them.
+    Door(usize),
 }
 
 /// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
@@ -156,6 +161,7 @@ impl Token {
             Self::Groups => (5, 0),
             Self::Config(key) => (6, key.to_bits()),
             Self::Files => (5, 1),
+            Self::Door(place) => (5, 2 + place as u64),
             Self::Notify(key) => (7, key.to_bits()),
         };
         bits | kind << KIND_SHIFT
@@ -170,7 +176,8 @@ impl Token {
             3 => Self::Side(key.index()),
             4 => Self::Answer(key.index()),
             5 if key.index() == 0 => Self::Groups,
-            5 => Self::Files,
+            5 if key.index() == 1 => Self::Files,
+            5 => Self::Door(key.index() - 2),
             6 => Self::Config(key),
             _ => Self::Notify(key),
         }
@@ -201,6 +208,7 @@ impl Hands {
             told_deaf: false,
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
+            offers: zerg::Offers::default(),
             watches: sockets::Watches::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
@@ -251,6 +259,7 @@ impl Hands {
             Action::PushConfig(key) => self.push_config(key, court),
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
+                self.close_all_doors(key);
                 self.let_go(key);
                 self.stop_asking(key);
                 self.refusals.remove(&key);
@@ -292,6 +301,7 @@ impl Hands {
                 Token::Waiting(key) => events.extend(self.connected(key)),
                 Token::Groups => self.hear_groups(court, events),
                 Token::Config(key) => self.push_rest(key),
+                Token::Door(place) => self.answer_door(place),
                 Token::Files => self.hear_of_files(court),
                 Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {

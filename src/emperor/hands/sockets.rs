@@ -67,11 +67,11 @@ impl Handed {
 /// A held socket as data, for the emperor that goes on with it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SocketRecord {
-    term: SocketTerm,
+    pub(super) term: SocketTerm,
     #[serde(default)]
-    tenant: Option<Owner>,
+    pub(super) tenant: Option<Owner>,
     #[serde(default)]
-    file: Option<FileRecord>,
+    pub(super) file: Option<FileRecord>,
     /// The kernel's number of the socket, by which it is told from others.
     pub id: u64,
 }
@@ -101,6 +101,7 @@ impl Hands {
             if let Some(held) = held {
                 held.close(&terms);
             }
+            self.close_all_doors(holder);
             return Some(Handed::default());
         }
         let terms = terms.in_directory(&directory);
@@ -135,6 +136,9 @@ impl Hands {
         let handed: Option<Vec<_>> = sockets.iter().map(descriptor).collect();
         self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0 }));
         self.watch_files(holder);
+        if trouble.is_none() && holder == key {
+            trouble = self.open_doors(key, vassal, &terms, tenant).err();
+        }
         if let Some(why) = trouble {
             self.refuse_sockets(key, vassal, &why);
             return None;
@@ -254,6 +258,34 @@ impl Hands {
                  {name} is touched"
             );
         }
+    }
+
+    /// The sockets of a vassal at these addresses, in this order; those of its program if there are none.
+    pub(super) fn held_sockets<L>(
+        &self,
+        key: Key,
+        order: &[Address],
+        label: impl Fn(&SocketTerm) -> L,
+    ) -> Vec<(BorrowedFd<'_>, L)> {
+        let Some(held) = self.held.get(key.index()).filter(|held| held.key == Some(key)) else {
+            return Vec::new();
+        };
+        let all = held.sockets.as_ref().map_or(&[][..], |sockets| &sockets.list);
+        let chosen: Vec<_> = if order.is_empty() {
+            all.iter().filter(|socket| !socket.term.pooled).collect()
+        } else {
+            order.iter().filter_map(|at| all.iter().find(|socket| socket.term.address == *at)).collect()
+        };
+        let waiting = held.waiting.as_deref();
+        let mut found = Vec::new();
+        for socket in chosen {
+            let fd = match &socket.listener {
+                Some(listener) => Some(listener.socket.as_fd()),
+                None => waiting.map(|waiting| waiting.parts().0),
+            };
+            found.extend(fd.map(|fd| (fd, label(&socket.term))));
+        }
+        found
     }
 
     /// Puts the files of a vassal's sockets back that its program has removed.

@@ -32,6 +32,7 @@ use crate::vassal::plan::{
     Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder, Who,
 };
 use crate::vassal::terms::cgroup::ResourceTerms;
+use crate::vassal::terms::sockets::SocketTerms;
 use crate::vassal::terms::view::Around;
 use crate::vassal::terms::{self, Terms};
 
@@ -94,6 +95,8 @@ pub struct Launch {
     pub on_demand: OnDemand,
     /// What their control groups are like.
     pub groups: GroupRules,
+    /// What the emperor's own configuration offers to others.
+    pub offered: SocketTerms,
     /// Where programs notify us.
     pub runtime: RuntimeDir,
 }

@@ -271,13 +271,25 @@ impl Reign {
         let files = self.renewal.pid_files.iter().flat_map(|file| [file.directory, file.file]);
         let safe = self.hands.safe_fds().iter().copied().filter(|number| fds::is_open(*number));
         let others = [Some(file.as_raw_fd()), self.superior.number()];
-        vassals.chain(others).flatten().chain(files).chain(safe).collect()
+        let process = state.header.process.iter();
+        let offers = process.flat_map(|process| {
+            let doors =
+                process.doors.iter().flat_map(|door| door.numbers.iter().map(|(number, _)| Some(*number)));
+            doors.chain(process.offered.iter().map(|socket| socket.number))
+        });
+        vassals.chain(offers).chain(others).flatten().chain(files).chain(safe).collect()
     }
 
     /// All that is known.
     fn state(&self) -> State {
         let survivors = self.court.vassals().filter_map(|(key, _)| self.survivor(key));
+        let (doors, offered) = self.hands.offers(&self.court);
+        let offered = offered.into_iter();
+        let offered =
+            offered.map(|(fd, record)| SocketEstate { number: Some(fd.as_raw_fd()), record }).collect();
         let process = ProcessRecord {
+            doors,
+            offered,
             descriptor_limit: self.renewal.descriptor_limit,
             ambient: caps::ambient().unwrap_or(0),
             strays: self.hands.has_others(),

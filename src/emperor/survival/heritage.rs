@@ -9,10 +9,10 @@ use nix::sys::socket::sockopt::{AcceptConn, SockType};
 
 use super::STATE_VARIABLE;
 use super::origin::LISTEN_VARIABLES;
-use super::state::{Damage, Estate, Header, State, StoreRecord, Survivor};
+use super::state::{Damage, Estate, Header, SocketEstate, State, StoreRecord, Survivor};
 use super::store::{CONFIG, OURS, STATE, VASSAL};
 use crate::emperor::court::{self, Record};
-use crate::emperor::hands::{Belongings, SocketRecord, socket_id as id};
+use crate::emperor::hands::{Belongings, DoorRecord, OffersLeft, SocketRecord, socket_id as id};
 use crate::emperor::source::Supply;
 use crate::sys::{alone, fds, wait};
 
@@ -27,6 +27,8 @@ pub struct Heritage {
     pub store: Option<StoreRecord>,
     /// Names under which it keeps what nobody wants any more.
     pub stale: Vec<String>,
+    /// What is offered to others.
+    pub offers: OffersLeft,
     /// What is to be told as soon as there is a log.
     pub troubles: Vec<String>,
 }
@@ -75,6 +77,9 @@ impl Heritage {
                     self.inherit(survivor.record, survivor.estate);
                 }
                 self.store = state.header.process.as_ref().and_then(|process| process.store);
+                if let Some(process) = &state.header.process {
+                    self.take_offers(&process.doors, &process.offered);
+                }
                 self.header = Some(state.header);
             }
             Err(damage) => {
@@ -83,6 +88,27 @@ impl Heritage {
                     "the state of the program before this one is lost ({cause}): its vassals are started afresh"
                 ));
                 end_all_that_was_left();
+            }
+        }
+    }
+
+    fn take_offers(&mut self, doors: &[DoorRecord], sockets: &[SocketEstate]) {
+        let mut lost = |error: io::Error| {
+            self.troubles.push(format!("a socket that was offered to others is lost: {error}"));
+        };
+        for door in doors {
+            let taken: io::Result<Vec<_>> =
+                door.numbers.iter().map(|(number, _)| fds::adopt(*number)).collect();
+            match taken {
+                Ok(taken) => self.offers.doors.push((door.clone(), taken)),
+                Err(error) => lost(error),
+            }
+        }
+        for SocketEstate { number, record } in sockets {
+            match number.map(fds::adopt) {
+                Some(Ok(socket)) => self.offers.sockets.push((socket, record.clone())),
+                Some(Err(error)) => lost(error),
+                None => {}
             }
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
-use crate::emperor::hands::{ConfigRecord, LifeRecord, SocketRecord};
+use crate::emperor::hands::{ConfigRecord, DoorRecord, LifeRecord, SocketRecord};
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
 use crate::vassal::socket::FileRecord;
@@ -55,6 +55,12 @@ pub struct ProcessRecord {
     /// What the service manager keeps.
     #[serde(default)]
     pub store: Option<StoreRecord>,
+    /// Where sockets are offered.
+    #[serde(default)]
+    pub doors: Vec<DoorRecord>,
+    /// The emperor's own sockets, which are offered there.
+    #[serde(default)]
+    pub offered: Vec<SocketEstate>,
 }
 
 /// What there is in the service manager's store, beside the vassals.

@@ -17,6 +17,7 @@ use crate::config::options::{Kind, Opt};
 use crate::config::{Got, values};
 use crate::vassal::passing::Passing;
 use crate::vassal::socket::{Address, BadAddress, Manner};
+use crate::zerg::wire::MOST_DESCRIPTORS;
 
 mod place;
 #[cfg(test)]
@@ -153,6 +154,18 @@ impl SocketTerms {
     /// # Errors
     /// [`TermsError`]: what is no address, names that nobody knows, and kinds of sockets that only uWSGI itself serves.
     pub fn read(asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
+        Self::read_up_to(MOST_SOCKETS, asked, names)
+    }
+
+    /// The same, of the emperor's own configuration: as many as one message to a client can hold.
+    ///
+    /// # Errors
+    /// As [`SocketTerms::read`].
+    pub fn of_emperor(asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
+        Self::read_up_to(MOST_DESCRIPTORS, asked, names)
+    }
+
+    fn read_up_to(most: usize, asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
         let mut terms = Self {
             vacuum: asked.flag("vacuum").unwrap_or(false),
             silent: !asked.flag("listen-fds").unwrap_or(true),
@@ -173,13 +186,13 @@ impl SocketTerms {
                 continue; // a shared socket, which has its place; that it is there was seen when the file was read
             }
             let address = address(got.value, bare, names).map_err(wrong)?;
-            terms.add(option.canonical().name, address, &manner, false).map_err(wrong)?;
+            terms.add(most, option.canonical().name, address, &manner, false).map_err(wrong)?;
         }
         terms.zerg = ZergTerms::read(asked, names)?;
         if let Some(got) = asked.0.list("zergpool").last() {
             let wrong = |cause: String| TermsError::new(&got, "zerg-pool", cause);
             for address in terms.zerg.pooled().cloned().collect::<Vec<_>>() {
-                terms.add("pool", address, &manner, true).map_err(wrong)?;
+                terms.add(most, "pool", address, &manner, true).map_err(wrong)?;
             }
         }
         if let Some(got) = asked.value("socket-stdin") {
@@ -193,12 +206,19 @@ impl SocketTerms {
     }
 
     /// One more socket. The same address again is the same socket, as in uWSGI.
-    fn add(&mut self, option: &str, address: Address, manner: &Manner, pooled: bool) -> Result<(), String> {
+    fn add(
+        &mut self,
+        most: usize,
+        option: &str,
+        address: Address,
+        manner: &Manner,
+        pooled: bool,
+    ) -> Result<(), String> {
         if self.sockets.iter().any(|socket| socket.address == address) {
             return Ok(());
         }
-        if self.sockets.len() == MOST_SOCKETS {
-            return Err(format!("a vassal may have {MOST_SOCKETS} sockets"));
+        if self.sockets.len() == most {
+            return Err(format!("there may be {most} sockets"));
         }
         let name = (1..)
             .map(|n| if n == 1 { option.to_owned() } else { format!("{option}-{n}") })

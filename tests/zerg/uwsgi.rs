@@ -1,0 +1,130 @@
+//! uWSGI itself at the other end.
+
+use super::*;
+
+const APP: &str = "def application(env, answer):\n    answer('200 OK', [])\n    return [b'uwsgi ' + str(__import__('os').getpid()).encode()]\n";
+
+/// uWSGI with these options, if it is there.
+fn uwsgi(bed: &Bed, options: &[&str]) -> Option<Process> {
+    let program = Kind::Real.program()?;
+    let log = std::fs::File::options().create(true).append(true).open(bed.path("uwsgi.log")).expect("a log");
+    let mut command = Command::new(program);
+    command.args(["--master", "--need-app"]).args(options).current_dir(bed.root()).stdin(Stdio::null());
+    let output = log.try_clone().expect("a second descriptor");
+    Some(Process(command.stdout(output).stderr(log).spawn().expect("uwsgi")))
+}
+
+fn python(bed: &Bed) -> Option<[String; 6]> {
+    if !Path::new("/usr/lib/uwsgi/plugins/python3_plugin.so").exists() {
+        support::skip("uWSGI's plugin for Python is not installed");
+        return None;
+    }
+    bed.write("app.py", APP);
+    let app = text(&bed.path("app.py")).to_owned();
+    Some(["--plugin", "python3", "--wsgi-file", &app, "--protocol", "http"].map(str::to_owned))
+}
+
+#[test]
+fn uwsgi_takes_the_sockets_of_our_pool() {
+    let bed = bed();
+    let Some(options) = python(&bed) else { return };
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let (door, port) = (bed.path("pool"), free_port());
+    let name = text(bed.root()).replace('/', ".");
+    let first = format!("{}:127.0.0.1:{port}", text(&door));
+    let other = free_port();
+    let second = format!("@{name}:127.0.0.1:{other}");
+    let emperor = emperor(&bed).opt("zerg-pool", first).opt("zerg-pool", second).start();
+    offered(text(&door));
+    let at = format!("@{name}");
+    let Some(member) = uwsgi(&bed, &[&options[..], &["--zerg", text(&door), "--zerg", &at]].concat()) else {
+        return;
+    };
+    for port in [port, other] {
+        let answer = poll(PATIENCE, || get(port).filter(|answer| answer.starts_with("uwsgi")));
+        assert!(
+            answer.is_some(),
+            "{port}\n{}",
+            std::fs::read_to_string(bed.path("uwsgi.log")).unwrap_or_default()
+        );
+    }
+    // Its successor takes the same sockets, and who came in between has waited.
+    emperor.renew(&bed);
+    drop(member);
+    let waiting = std::thread::spawn(move || get(port));
+    let _member = uwsgi(&bed, &[&options[..], &["--zerg", text(&door)]].concat());
+    assert!(waiting.join().expect("a client").is_some_and(|answer| answer.starts_with("uwsgi")));
+    emperor.stop(&bed);
+}
+
+#[test]
+fn a_command_vassal_takes_the_sockets_of_uwsgis_pool() {
+    let bed = bed();
+    let (door, port) = (bed.path("pool"), free_port());
+    let pool = format!("{}:127.0.0.1:{port}", text(&door));
+    let Some(program) = Kind::Real.program() else { return };
+    let log = std::fs::File::create(bed.path("uwsgi.log")).expect("a log");
+    let mut command = Command::new(program);
+    command
+        .args(["--plugin", "zergpool", "--master", "--zergpool", &pool])
+        .arg("--socket")
+        .arg(bed.path("own.sock"));
+    let _pool = Process(command.stdout(log.try_clone().expect("a copy")).stderr(log).spawn().expect("uwsgi"));
+    offered(text(&door));
+    serve(&bed, "member.ini", &format!("zerg = {}\n", text(&door)));
+    let emperor = emperor(&bed).start();
+    assert_eq!(poll(PATIENCE, || get(port)).as_deref(), Some("member zerg"));
+    // At each start, also where the former process is gone.
+    serve(&bed, "member.ini", &format!("zerg = {}\n# again\n", text(&door)));
+    emperor.wait_stats("its successor", |stats| {
+        let vassal = &stats["vassals"][0];
+        (vassal["last_mod"] != vassal["born"] || vassal["pid"].as_i64() > Some(0)).then_some(())
+    });
+    assert_eq!(poll(PATIENCE, || get(port)).as_deref(), Some("member zerg"));
+    emperor.stop(&bed);
+}
+
+/// spec/zerg.md, section 2: what comes at the door of uWSGI's own pool, and at ours.
+#[test]
+fn parity_both_pools_say_the_same_and_give_the_same_sockets() {
+    let Some(program) = Kind::Real.program() else { return };
+    let mut told = Vec::new();
+    for real in [true, false] {
+        let bed = bed();
+        let (door, port) = (bed.path("pool"), free_port());
+        let unix = bed.path("a.sock");
+        let pool = format!("{}:127.0.0.1:{port},{}", text(&door), text(&unix));
+        let mut running = None;
+        let mut ours = None;
+        if real {
+            let mut command = Command::new(&program);
+            command
+                .args(["--plugin", "zergpool", "--master", "--zergpool", &pool])
+                .arg("--socket")
+                .arg(bed.path("own.sock"));
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("uwsgi");
+            running = Some(Process(child));
+        } else {
+            ours = Some(emperor(&bed).opt("zerg-pool", pool).start());
+        }
+        let sockets = offered(text(&door));
+        let blocking = sockets.iter().map(|it| {
+            use nix::fcntl::{FcntlArg, OFlag, fcntl};
+            let flags = fcntl(&it.socket, FcntlArg::F_GETFL).expect("its flags");
+            !OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
+        });
+        let blocking: Vec<bool> = blocking.collect();
+        let names = [format!("127.0.0.1:{port}"), text(&unix).to_owned()];
+        assert_eq!(addresses(&sockets), names, "real: {real}");
+        let mut bytes = Vec::new();
+        let mut stream = UnixStream::connect(&door).expect("the door");
+        stream.read_to_end(&mut bytes).expect("the message");
+        bytes.truncate(14);
+        told.push((bytes, blocking));
+        if let Some(emperor) = ours {
+            emperor.stop(&bed);
+        }
+        drop(running);
+    }
+    assert_eq!(told[0], told[1]);
+}
