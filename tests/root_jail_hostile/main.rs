@@ -9,6 +9,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod app;
+mod race;
 mod rows;
 mod stage;
 mod unit;

@@ -165,15 +165,20 @@ impl World {
         Self { srv, home, vassals }
     }
 
-    /// The words before the program that runs in it.
-    fn words(&self) -> Vec<OsString> {
-        vec![
+    /// The same on the stage, where our emperor is `/srv/emperor`: the place where it is built may not be seen there.
+    pub(crate) fn staged(&self, builder: Builder) -> Builder {
+        run(
+            Path::new("cp"),
+            &[OsStr::new(env!("CARGO_BIN_EXE_emperor")), self.srv.join("emperor").as_os_str()],
+        );
+        let words: Vec<OsString> = vec![
             self.srv.join("hostile").into(),
             "stage".into(),
             format!("world={}", self.srv.display()).into(),
             format!("home={}", self.home.display()).into(),
             "--".into(),
-        ]
+        ];
+        words.into_iter().fold(builder, Builder::before)
     }
 }
 
@@ -201,17 +206,10 @@ impl Stage {
             .on(format!("/srv/{}", world.vassals))
             .quick()
             .opt("emperor-stats", "/srv/stats");
-        for word in world.words() {
-            builder = builder.before(word);
-        }
-        if kind == Kind::Ours {
-            // Where it is built may not be seen from the stage.
-            let copy = world.srv.join("emperor");
-            run(Path::new("cp"), &[OsStr::new(env!("CARGO_BIN_EXE_emperor")), copy.as_os_str()]);
-            builder = builder.program("/srv/emperor");
-        } else {
-            builder = builder.opt("emperor-wrapper", "/srv/engine");
-        }
+        builder = match kind {
+            Kind::Ours => builder.program("/srv/emperor"),
+            Kind::Real => builder.opt("emperor-wrapper", "/srv/engine"),
+        };
         if who == Who::Tenant {
             builder = builder.flag("emperor-tyrant");
         }
@@ -220,7 +218,7 @@ impl Stage {
             fs::write(world.srv.join("policy"), policy).expect("the policy");
             builder = builder.opt("emperor-policy", "/srv/policy");
         }
-        let this = Self { emperor: builder.start(), bed, world, kind, level, who, tag };
+        let this = Self { emperor: world.staged(builder).start(), bed, world, kind, level, who, tag };
         this.vassal("victim", "port=8100");
         this.emperor.wait_log("victim: ready");
         this
@@ -304,7 +302,7 @@ pub(crate) fn alone(words: &str) -> String {
     fs::write(world.srv.join("victim/secret"), SECRET).expect("a file");
     let builder =
         Builder::bare(&bed, Kind::Ours).program("/srv/hostile").arg("attack").arg("place=/srv").arg(words);
-    let emperor = world.words().into_iter().fold(builder, Builder::before).start();
+    let emperor = world.staged(builder).start();
     emperor.wait_log("hostile done");
     emperor.log()
 }

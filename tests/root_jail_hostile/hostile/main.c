@@ -12,6 +12,8 @@
  *   hostile victim WORD=VALUE...   makes what is attacked, says so, then stays
  *   hostile rights                 prints its user and its capabilities: what a set-id program is good for
  *   hostile grant FILE             gives it the file capability CAP_SYS_ADMIN
+ *   hostile swap A B               exchanges the two names for ever, after saying `hostile swaps`
+ *   hostile owner PATH             prints whose it is
  *   hostile loopback               a second network, 192.0.2.1/24, on the loopback
  *   hostile stage ...              see stage.c
  *
@@ -171,9 +173,23 @@ static int attack(char *word) {
 	for (;;) pause();
 }
 
+static int swap(const char *one, const char *other) {
+	printf("hostile swaps\n");
+	fflush(stdout);
+	while (!renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE)) usleep(200);
+	perror("hostile swap");
+	return 1;
+}
+
 int main(int count, char **words) {
 	if (count < 2) return 2;
 	if (!strcmp(words[1], "stage")) return stage(count - 2, words + 2);
+	if (!strcmp(words[1], "swap") && count > 3) return swap(words[2], words[3]);
+	if (!strcmp(words[1], "owner") && count > 2) {
+		struct stat there;
+		printf("hostile owner %d\n", stat(words[2], &there) ? -1 : (int) there.st_uid);
+		return 0;
+	}
 	if (!strcmp(words[1], "grant")) return count < 3 ? 2 : grant(words[2]);
 	if (!strcmp(words[1], "loopback")) return loopback(), 0;
 	if (!strcmp(words[1], "rights")) {
