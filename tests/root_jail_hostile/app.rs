@@ -41,6 +41,7 @@ impl App {
             .expect("a policy");
         let builder = Builder::bare(&bed, Kind::Ours)
             .program("/srv/emperor")
+            .opt("emperor-runtime-dir", "/srv/run")
             .on(format!("/srv/{}", world.vassals))
             .quick()
             .flag("emperor-tyrant")

@@ -26,6 +26,7 @@ fn root_a_directory_that_is_swapped_for_a_link_is_never_bound_as_what_the_link_l
     own(mallory.join("y"), MALLORY);
     let builder = Builder::bare(&bed, Kind::Ours)
         .program("/srv/emperor")
+        .opt("emperor-runtime-dir", "/srv/run")
         .on(format!("/srv/{}", world.vassals))
         .flag("emperor-tyrant")
         .opt("vassal-sandbox", "standard");

@@ -207,7 +207,7 @@ impl Stage {
             .quick()
             .opt("emperor-stats", "/srv/stats");
         builder = match kind {
-            Kind::Ours => builder.program("/srv/emperor"),
+            Kind::Ours => builder.program("/srv/emperor").opt("emperor-runtime-dir", "/srv/run"),
             Kind::Real => builder.opt("emperor-wrapper", "/srv/engine"),
         };
         if who == Who::Tenant {
@@ -262,9 +262,17 @@ impl Stage {
     /// What its attempts came to. The end of the test: nothing is left of it.
     pub(crate) fn found(self) -> Found {
         let uid = if self.who == Who::Root { VICTIM + 1 } else { VICTIM };
-        let victim = find(&self.tag, "victim").expect("the victim's process");
-        let words =
-            format!("victim={victim} emperor=10000 vassals=/srv/{} port=8100 uid={uid}", self.world.vassals);
+        let Process { host, number: victim } = find(&self.tag, "victim").expect("the victim's process");
+        let environment = fs::read(format!("/proc/{host}/environ")).expect("its environment");
+        let variable =
+            |entry: &[u8]| Some(String::from_utf8_lossy(entry.strip_prefix(b"NOTIFY_SOCKET=")?).into_owned());
+        let notify = environment.split(|byte| *byte == 0).find_map(variable);
+        assert_eq!(notify.is_some(), self.kind == Kind::Ours, "a NOTIFY_SOCKET of its own");
+        let words = format!(
+            "victim={victim} emperor=10000 vassals=/srv/{} port=8100 uid={uid} notify={}",
+            self.world.vassals,
+            notify.as_deref().unwrap_or("/nonexistent")
+        );
         self.vassal("mallory", &words);
         let done = format!("{} done", self.tag);
         let ends = [&done, "mallory.ini cannot be started", "mallory.ini is started again"];
@@ -317,8 +325,14 @@ pub(crate) fn attempts(tag: &str, log: &str) -> Found {
     log.lines().filter_map(line).collect()
 }
 
-/// The process that runs the program with this first word, as the stage numbers it.
-fn find(tag: &str, verb: &str) -> Option<i32> {
+/// A process, as the host and as the stage numbers it.
+struct Process {
+    host: i32,
+    number: i32,
+}
+
+/// The process that runs the program with this first word.
+fn find(tag: &str, verb: &str) -> Option<Process> {
     let tag = format!("tag={tag}");
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -328,8 +342,9 @@ fn find(tag: &str, verb: &str) -> Option<i32> {
         }
         let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
         let Some(numbers) = status.lines().find_map(|line| line.strip_prefix("NSpid:")) else { continue };
-        if let Some(number) = numbers.split_whitespace().nth(1) {
-            return number.parse().ok();
+        let numbers: Vec<i32> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        if let [host, number, ..] = numbers[..] {
+            return Some(Process { host, number });
         }
     }
     None

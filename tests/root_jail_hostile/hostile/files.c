@@ -55,6 +55,13 @@ static int by_path(const char *name) {
 static int private_socket(void) { return by_path(path("%s/victim/private.sock", place)); }
 static int open_socket(void) { return by_path(path("%s/victim/open.sock", place)); }
 static int stats_socket(void) { return by_path(path("%s/stats", place)); }
+/* What the victim says of itself to the emperor, said by somebody else. */
+static int notify_socket(void) {
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	strncpy(a.sun_path, notify, sizeof a.sun_path - 1);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return fd < 0 ? errno : ANSWER(sendto(fd, "STATUS=forged", 13, 0, (struct sockaddr *) &a, sizeof a));
+}
 static int abstract_socket(void) {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	strcpy(a.sun_path + 1, ABSTRACT);
@@ -158,6 +165,7 @@ const struct attempt files[] = {
 	{ "socket-open", open_socket },
 	{ "socket-abstract", abstract_socket },
 	{ "socket-stats", stats_socket },
+	{ "socket-notify", notify_socket },
 	{ "ipc-segment", segment },
 	{ "ipc-queue", queue },
 	{ "key-of-session", key },

@@ -28,7 +28,7 @@ extern const struct attempt processes[], files[], kernel[], escapes[], network[]
 
 /* The words of the command line. */
 extern int victim, emperor, port, other_uid;
-extern const char *place, *own, *vassals;
+extern const char *place, *own, *vassals, *notify;
 
 /* What the victim keeps in its memory; at the same address in every process of this program. */
 extern char secret_in_memory[64];

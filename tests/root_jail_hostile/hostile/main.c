@@ -5,6 +5,7 @@
  *       victim=PID emperor=PID     their processes, as their own pid namespace numbers them
  *       place=DIR own=DIR          where everybody's files are; a directory that the attacker may write to
  *       vassals=DIR                where the files of the vassals are
+ *       notify=PATH                where the victim tells the emperor of itself (NOTIFY_SOCKET)
  *       port=N uid=N               what the victim listens on, on the loopback; whose the victim is
  *       only=NAME                  makes this attempt only
  *       tag=WORD                   begins each line; `hostile` otherwise
@@ -32,7 +33,7 @@ void loopback(void);
 int play_victim(void);
 
 int victim, emperor, port, other_uid;
-const char *place = "/nonexistent", *own = "/tmp", *vassals = "/nonexistent";
+const char *place = "/nonexistent", *own = "/tmp", *vassals = "/nonexistent", *notify = "/nonexistent";
 char secret_in_memory[64];
 static const char *only, *tag = "hostile";
 
@@ -203,7 +204,7 @@ int main(int count, char **words) {
 		const struct { const char *name; int *number; const char **text; } known[] = {
 			{ "victim", &victim, NULL }, { "emperor", &emperor, NULL }, { "port", &port, NULL },
 			{ "uid", &other_uid, NULL }, { "place", NULL, &place }, { "own", NULL, &own },
-			{ "vassals", NULL, &vassals }, { "only", NULL, &only }, { "tag", NULL, &tag },
+			{ "vassals", NULL, &vassals }, { "notify", NULL, &notify }, { "only", NULL, &only }, { "tag", NULL, &tag },
 		};
 		for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
 			if (strlen(known[k].name) != length || strncmp(known[k].name, words[i], length)) continue;
