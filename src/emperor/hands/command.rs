@@ -7,8 +7,10 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::judge;
 use crate::sys::spawn::CStrings;
 use crate::vassal::link::{CONFIG_FD, CONFIG_FD_VARIABLE, FD_VARIABLE, LINK_FD};
+use crate::vassal::plan::Text;
 use crate::vassal::terms::may_ask;
 
 /// The program that runs vassals, and by which rule it was chosen.
@@ -261,6 +263,13 @@ impl Environment {
         let may_ask = base.iter().filter_map(option).any(|name: Vec<u8>| may_ask(&name));
         base.push(format!("{FD_VARIABLE}={LINK_FD}").into_bytes());
         Self { base, may_ask }
+    }
+
+    /// The same, for a plan.
+    #[must_use]
+    pub fn pairs(&self, config: bool, zerg: Option<u32>) -> Vec<(Text, Text)> {
+        let entries = self.of(config, zerg).into_iter().map(|entry| judge::pair(&entry));
+        entries.map(|(name, value)| (name.into(), value.into())).collect()
     }
 
     /// Whether a variable asks the emperor for something on behalf of every vassal.

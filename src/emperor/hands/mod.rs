@@ -7,6 +7,7 @@ mod adopt;
 pub mod agree;
 pub mod command;
 mod config_pipe;
+pub mod draft;
 mod group;
 pub mod judge;
 mod life;

@@ -13,8 +13,8 @@ use super::Hands;
 use super::agree::{Agreement, base_name};
 use super::command::{self, Command, Engine, Environment, Templates};
 use super::config_pipe::ConfigPipe;
+use super::draft::Draft;
 use super::group;
-use super::judge;
 use super::notify::RuntimeDir;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
@@ -27,14 +27,10 @@ use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{LaunchReport, Reports};
-use crate::vassal::plan::scene::Bind;
-use crate::vassal::plan::{
-    Capabilities, Exec, LaunchPlan, MagicExec, Namespaces, Text, Tyrant, VassalOrder, Who,
-};
+use crate::vassal::plan::{Capabilities, LaunchPlan, Namespaces, Text, Tyrant, Who};
+use crate::vassal::terms::Terms;
 use crate::vassal::terms::cgroup::ResourceTerms;
 use crate::vassal::terms::sockets::SocketTerms;
-use crate::vassal::terms::view::Around;
-use crate::vassal::terms::{self, Terms};
 
 /// Where the vassals of one source start.
 #[derive(Clone, Debug)]
@@ -128,7 +124,9 @@ pub struct TyrantRules {
 }
 
 impl Confinement {
-    fn is_none(&self) -> bool {
+    /// Whether nothing is changed.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
         self.namespaces.is_empty()
             && self.capabilities.is_none()
             && self.tyrant.is_none()
@@ -253,10 +251,16 @@ impl Hands {
                 return Event::NotStarted(key, false);
             }
         };
+        let mut environment = Vec::new();
         let child = if direct {
             self.start_directly(vassal, &commands, ends, entrance.groups())
         } else {
-            let plan = self.plan(key, vassal, &commands, terms, &handed).map_err(SpawnError::Prepare);
+            let plan = self.draft(key, vassal, &commands, terms, &handed).map(|draft| {
+                let ground = self.launch.ground();
+                environment = ground.environment_of(&draft);
+                ground.plan(draft)
+            });
+            let plan = plan.map_err(SpawnError::Prepare);
             plan.and_then(|plan| self.start_launcher(vassal, &plan, &handed, ends, entrance.groups()))
         };
         drop((theirs, their_config, entrance));
@@ -289,7 +293,6 @@ impl Hands {
                     self.watch_config(key);
                 }
                 if let Some(terms) = terms {
-                    let environment = self.environment(key, vassal, Some(terms), terms.program.as_ref());
                     self.life_has_begun(key, vassal, terms, environment);
                 }
                 Event::Started(key, pid)
@@ -381,120 +384,44 @@ impl Hands {
         }
     }
 
-    /// The environment of a vassal on these terms.
-    fn environment(
-        &self,
+    /// What is known of a vassal that is about to be launched.
+    fn draft<'d>(
+        &'d self,
         key: Key,
-        vassal: &Vassal,
-        terms: Option<&Terms>,
-        program: Option<&terms::Program>,
-    ) -> Vec<(Text, Text)> {
-        let launch = &self.launch;
-        let carried = launch.carries(vassal.source);
-        let mut environment = launch.variables(carried, vassal.zerg.map(|zerg| zerg.number));
-        if launch.confinement.start_hook.is_some() || launch.beside.stopped.is_some() {
-            let place = launch.places.get(usize::from(vassal.source.0));
-            let dir =
-                place.map_or_else(|| launch.vassals_dir.clone(), |place| Text::from(place.path.as_os_str()));
-            environment.push(("UWSGI_VASSALS_DIR".into(), dir));
-        }
-        let Some(terms) = terms else { return environment };
-        if let Some(program) = program {
-            environment = terms::changed(environment, &program.environment);
-        }
-        let notify = self.notify_variables(key, terms);
-        environment.retain(|(known, _)| notify.iter().all(|(name, _)| name != known));
-        environment.extend(notify);
-        environment
-    }
-
-    fn plan(
-        &self,
-        key: Key,
-        vassal: &Vassal,
-        commands: &[Command],
-        terms: Option<&Terms>,
+        vassal: &'d Vassal,
+        commands: &'d [Command],
+        terms: Option<&'d Terms>,
         handed: &Handed,
-    ) -> io::Result<LaunchPlan> {
-        let launch = &self.launch;
-        let confinement = &launch.confinement;
-        let name = Text::from(vassal.name.as_path().as_os_str());
+    ) -> io::Result<Draft<'d>> {
         let tyrant = self.tyrant(vassal);
-        if confinement.tyrant.is_some() && tyrant.is_none() {
+        if self.launch.confinement.tyrant.is_some() && tyrant.is_none() {
             return Err(io::ErrorKind::PermissionDenied.into()); // the court has refused it before
         }
-        let carried = launch.carries(vassal.source);
         let program = terms.and_then(|terms| terms.program.as_ref());
-        let program =
-            program.map(|program| program.placed(&handed.terms)).transpose().map_err(io::Error::other)?;
-        let program = program.as_ref();
-        let environment = self.environment(key, vassal, terms, program);
-        let exec = match program {
-            Some(program) => Exec {
-                programs: program.words.first().cloned().into_iter().collect(),
-                args: program.words.iter().skip(1).cloned().collect(),
-                magic: None,
-            },
-            None => exec(commands, confinement.magic_exec.then_some(name.clone())),
-        };
-        let around = terms.map(|_| self.around(key, vassal, commands, program.is_some())).unwrap_or_default();
-        let order = VassalOrder {
-            end_after: None,
-            name,
-            directory: None, // the spawner puts it there
-            namespaces: confinement.namespaces,
-            capabilities: confinement.capabilities,
+        let program = program.map(|program| program.placed(&handed.terms)).transpose();
+        Ok(Draft {
+            name: Text::from(vassal.name.as_path().as_os_str()),
+            file: base_name(vassal),
+            place: self.launch.places.get(usize::from(vassal.source.0)).map(Place::path),
+            zerg: vassal.zerg.map(|zerg| zerg.number),
+            carried: self.launch.carries(vassal.source),
             tyrant,
-            die_with_emperor: launch.die_together,
-            environment,
-            start_hook: confinement.start_hook.clone(),
-            hooks: confinement.hooks.clone(),
+            commands,
+            terms,
+            program: program.map_err(io::Error::other)?,
             sockets: handed.passing(),
-            exec,
-            identity: terms.and_then(|terms| terms.identity.clone()),
-            groups: terms.and_then(|terms| terms.groups.clone()),
-            privileges: terms.map(|terms| terms.privileges.clone()).unwrap_or_default(),
-            view: terms.map(|terms| terms.view.clone()).unwrap_or_default(),
-            around,
-            phases: terms.map(|terms| terms.phases.clone()).unwrap_or_default(),
-            own_session: program.is_some(),
-            log: program.and_then(|program| program.log.clone()),
-            config_pipe: carried,
-            safe_fds: launch.safe_fds.clone(),
-        };
-        Ok(order.plan())
-    }
-}
-
-impl Hands {
-    /// What the view of a vassal is laid out around.
-    fn around(&self, key: Key, vassal: &Vassal, commands: &[Command], has_program: bool) -> Around {
-        let place =
-            self.launch.places.get(usize::from(vassal.source.0)).map(Place::path).unwrap_or(Path::new("/"));
-        let file = place.join(OsStr::from_bytes(base_name(vassal)));
-        // The engine is the emperor's choice, and has to be there; a program is the file's.
-        let engine = commands.iter().flat_map(|command| &command.files).filter(|_| !has_program);
-        let engine = engine.filter(|file| file.is_absolute() && !file.starts_with("/usr"));
-        let engine = engine.map(std::path::PathBuf::as_path);
-        let needs = engine.chain(self.notify_path(key)).map(|file| Bind {
-            source: file.as_os_str().into(),
-            read_only: true,
-            opened_as: None,
-        });
-        Around {
-            directory: file.parent().unwrap_or(place).as_os_str().into(),
-            file: file.as_os_str().into(),
-            uid: self.tyrant(vassal).map(|tyrant| tyrant.uid()),
-            needs: needs.collect(),
-        }
+            notify: match terms {
+                Some(terms) => (self.notify_variables(key, terms), self.notify_path(key)),
+                None => (Vec::new(), None),
+            },
+        })
     }
 }
 
 impl Launch {
     /// The variables of a vassal, for a plan.
     pub(super) fn variables(&self, config: bool, zerg: Option<u32>) -> Vec<(Text, Text)> {
-        let entries = self.environment.of(config, zerg).into_iter().map(|entry| judge::pair(&entry));
-        entries.map(|(name, value)| (name.into(), value.into())).collect()
+        self.environment.pairs(config, zerg)
     }
 }
 
@@ -514,18 +441,6 @@ pub(super) fn log_failures(reports: &[LaunchReport], name: Option<&VassalName>) 
             error!("[emperor] vassal {name} cannot be started: {failure}");
         }
     }
-}
-
-fn exec(commands: &[Command], magic: Option<Text>) -> Exec {
-    let text = |bytes: &Vec<u8>| Text::from(OsStr::from_bytes(bytes));
-    let programs = commands.iter().filter_map(|command| command.arguments.first().map(text)).collect();
-    let args: Vec<_> =
-        commands.first().map_or(Vec::new(), |command| command.arguments.iter().skip(1).map(text).collect());
-    let magic = magic.and_then(|file| {
-        let argument = args.iter().position(|argument| *argument == file)?;
-        Some(MagicExec { file, argument })
-    });
-    Exec { programs, args, magic }
 }
 
 fn prepare(command: &Command) -> Vec<(CString, CStrings)> {

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+mod plan;
+
 use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
@@ -18,7 +20,9 @@ use crate::emperor::settings::Settings;
 use crate::sys::fds;
 use crate::vassal::link::LINK_FD;
 use crate::vassal::sent::ConfigPipe;
+use crate::vassal::terms::shown;
 use crate::vassal::terms::sockets::SystemNames;
+use plan::{Drawn, Place};
 
 /// Look at configuration files as the emperor would; run and fetch nothing.
 #[derive(Debug, clap::Args)]
@@ -29,6 +33,9 @@ pub(super) struct Arguments {
     /// Print the configuration as uWSGI does, and nothing else.
     #[arg(long)]
     show_config: bool,
+    /// Print the operations of its launch, one a line, and nothing else.
+    #[arg(long, conflicts_with = "show_config")]
+    plan: bool,
     /// Print one JSON document.
     #[arg(long, conflicts_with = "show_config")]
     json: bool,
@@ -75,6 +82,7 @@ struct Launch {
     commands: Vec<Command>,
     environment: Vec<Vec<u8>>,
     cwd: PathBuf,
+    plan: Result<Drawn, String>,
 }
 
 /// Looks at the files.
@@ -82,14 +90,14 @@ struct Launch {
 /// # Errors
 /// The emperor's own configuration cannot be used.
 pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let emperor = match &arguments.emperor {
+    let mut emperor = match &arguments.emperor {
         Some(file) => Some(emperor_of(file)?),
         None => None,
     };
     let mut status = FINE;
     let mut documents = Vec::new();
     for file in &arguments.files {
-        let seen = look(file, arguments, emperor.as_ref())?;
+        let seen = look(file, arguments, emperor.as_mut())?;
         status = status.max(seen.status());
         if arguments.json {
             documents.push(seen.json());
@@ -157,7 +165,7 @@ fn emperor_of(file: &Path) -> Result<Settings, Failure> {
     Settings::new(&config.map_err(Failure::new)?).map_err(Failure::new)
 }
 
-fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Result<Seen, Failure> {
+fn look(file: &Path, arguments: &Arguments, emperor: Option<&mut Settings>) -> Result<Seen, Failure> {
     let (directory, name) = split(file)?;
     let mut world = Machine::new()
         .in_directory(directory.clone())
@@ -168,11 +176,12 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     }
     let added = arguments.env.iter().map(|(name, value)| (name.into(), value.into()));
     let variables: Vec<(OsString, OsString)> = std::env::vars_os().chain(added).collect();
-    let environment = Environment::new(variables.clone()).of(false, None);
+    let base = Environment::new(variables.clone());
+    let environment = base.of(false, None);
     let vassals: Vec<_> = environment.iter().map(|entry| judge::pair(entry)).collect();
     let loader = Loader::new(&world, Limits::default());
-    let nobody = no_emperor(&world)?;
-    let settings = emperor.unwrap_or(&nobody);
+    let mut nobody = no_emperor(&world)?;
+    let settings = emperor.unwrap_or(&mut nobody);
     let vassal = settings.templates.arguments(Subject::File(name.as_bytes()));
     let words: Vec<OsString> = vassal.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let mut checked = check::check(&loader, &words, &vassals, Mode::Vassal);
@@ -186,9 +195,15 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&Settings>) -> Resul
     if let Engine::Builtin(_) = engine {
         checked.problems.extend(crate::vassal::engine::objection(&checked.config));
     }
+    let commands = settings.templates.commands(&engine, &vassal, &path);
+    let place = Place { directory: &directory, name: &name, owner: arguments.uid };
+    let drawn = plan::draw(&checked.config, &place, settings, &base, &commands);
+    let program = drawn.as_ref().ok().and_then(|drawn| drawn.terms.program.as_ref());
     let launch = Launch {
-        commands: settings.templates.commands(&engine, &vassal, &path),
-        engine: engine.to_string(),
+        engine: program
+            .map_or_else(|| engine.to_string(), |program| format!("{} (command)", shown(&program.words))),
+        commands: if program.is_some() { Vec::new() } else { commands },
+        plan: drawn,
         environment,
         cwd: directory,
     };
@@ -221,10 +236,12 @@ fn split(file: &Path) -> Result<(PathBuf, OsString), Failure> {
 
 impl Seen {
     fn status(&self) -> u8 {
+        let refused = self.launch.as_ref().is_some_and(|launch| launch.plan.is_err());
         let unreadable = self.checked.problems.iter().any(|problem| problem.severity == Severity::Fatal)
             && self.checked.config.pairs().len() <= 1;
         match self.checked.worst() {
             _ if unreadable => UNREADABLE,
+            _ if refused => PROBLEMS,
             Some(Severity::Warning | Severity::Fatal) => PROBLEMS,
             Some(Severity::Note) | None => FINE,
         }
@@ -236,6 +253,9 @@ impl Seen {
         }
         if let Some(key) = &arguments.explain {
             return report::explanation(key, &self.checked.config.explain(key.as_bytes())).into_bytes();
+        }
+        if let (true, Some(launch)) = (arguments.plan, &self.launch) {
+            return launch.planned(&self.file).into_bytes();
         }
         let mut out = String::new();
         let kind = if self.launch.is_some() { "vassal" } else { "emperor" };
@@ -280,8 +300,28 @@ fn settings(config: &Config) -> impl Iterator<Item = (String, String)> {
 }
 
 impl Launch {
+    fn planned(&self, file: &Path) -> String {
+        match &self.plan {
+            Ok(drawn) => {
+                let by = if drawn.direct { "the emperor itself" } else { "a launcher" };
+                format!("{}: {by} performs\n{}", file.display(), drawn.listed())
+            }
+            Err(why) => format!("{}: cannot be started: {why}\n", file.display()),
+        }
+    }
+
     fn describe(&self, out: &mut String) {
         let _ = writeln!(out, "engine  {}", self.engine);
+        match &self.plan {
+            Ok(drawn) if drawn.direct => {}
+            Ok(drawn) => {
+                let count = drawn.plan.ops.len();
+                let _ = writeln!(out, "launch  {count} operations (--plan prints them)");
+            }
+            Err(why) => {
+                let _ = writeln!(out, "launch  cannot be started: {why}");
+            }
+        }
         for command in &self.commands {
             let words: Vec<_> = command.arguments.iter().map(|word| quoted(&lossy(word))).collect();
             let missing = if command.files.is_empty() { "  (not found)" } else { "" };
@@ -301,6 +341,7 @@ impl Launch {
             "argv": self.commands.iter().map(|command| text(&command.arguments)).collect::<Vec<_>>(),
             "env": text(&self.environment),
             "cwd": self.cwd.display().to_string(),
+            "plan": self.plan.as_ref().map(|drawn| drawn.plan.ops.iter().map(ToString::to_string).collect::<Vec<_>>()).ok(),
         })
     }
 }
