@@ -36,7 +36,7 @@ fn a_command_in_a_sandbox_is_shut_in_before_it_becomes_its_user_and_filtered_las
         "namespaces of its own: mount,ipc,uts,cgroup",
         "view of the host",
         "init stays as process 1",
-        "limits core 0, nproc 20",
+        "limits nproc 20, core 0",
         "capabilities keep none in the bounding set",
         "become user 1000, group 1000",
         "emperor die with it",
