@@ -223,6 +223,7 @@ impl Reader<'_> {
             },
             abandon_after: limited(self.new_number("emperor-abandon-after", 1_000_000, 0)?),
             broodlord: limited(self.old_number("emperor-broodlord").unwrap_or(0)),
+            zergs_each: limited(self.new_number("vassal-broodlord", 1_000_000, 0)?),
             tyrant: self.0.flag("emperor-tyrant"),
             graceful: self.0.flag("emperor-graceful-shutdown"),
             on_demand: !matches!(self.demand(), Demand::Never),

@@ -102,7 +102,7 @@ impl Serialize for Vassals<'_> {
             let source = self.sources.get(usize::from(vassal.source.0));
             let monitor = source.map_or("", |source| &source.argument);
             let (on_demand, usage) = ((self.on_demand)(key), (self.usage)(key));
-            sequence.serialize_element(&Row::new(vassal, monitor, on_demand, usage))?;
+            sequence.serialize_element(&Row::new(self.court, vassal, monitor, on_demand, usage))?;
         }
         sequence.end()
     }
@@ -131,13 +131,22 @@ struct Row<'a> {
     gid: u32,
     monitor: &'a str,
     respawns: u32,
+    /// Only of a reinforcement: the vassal that it reinforces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<std::borrow::Cow<'a, str>>,
     /// Only of a vassal that has a group: uWSGI's row has no such key.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<&'a Usage>,
 }
 
 impl<'a> Row<'a> {
-    fn new(vassal: &'a Vassal, monitor: &'a str, on_demand: &'a str, cgroup: Option<&'a Usage>) -> Self {
+    fn new(
+        court: &'a Court,
+        vassal: &'a Vassal,
+        monitor: &'a str,
+        on_demand: &'a str,
+        cgroup: Option<&'a Usage>,
+    ) -> Self {
         let instance = &vassal.instance;
         Self {
             id: String::from_utf8_lossy(vassal.name.as_bytes()),
@@ -160,6 +169,10 @@ impl<'a> Row<'a> {
             gid: vassal.identity.gid,
             monitor,
             respawns: vassal.respawns,
+            parent: vassal
+                .zerg
+                .and_then(|zerg| court.get(zerg.base))
+                .map(|base| String::from_utf8_lossy(base.name.as_bytes())),
             cgroup,
         }
     }

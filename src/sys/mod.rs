@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mounts;
 pub mod priority;
 pub mod process;
+pub mod queue;
 pub mod spawn;
 pub mod title;
 pub mod wait;

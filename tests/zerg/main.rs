@@ -4,6 +4,7 @@
 mod support;
 
 mod doors;
+mod scale;
 mod uwsgi;
 
 use std::io::{Read, Write};

@@ -105,6 +105,7 @@ impl Event {
             | Self::Connection(key)
             | Self::ReloadRefused(key)
             | Self::MustRestart(key)
+            | Self::Queue { key, .. }
             | Self::Unread(key, _) => Some(*key),
             Self::Report(_) | Self::ReloadAll | Self::ClearBlacklist | Self::Shutdown | Self::Tick => None,
         }

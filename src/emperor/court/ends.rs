@@ -28,7 +28,8 @@ impl Court {
         self.release(key);
         self.say(key, What::Stop);
         let signal = self.manner(key).and_then(|manner| manner.stop);
-        let order = if self.policy.graceful { Order::StopGracefully } else { Order::Stop };
+        let gently = self.policy.graceful || self.retiring.contains(&key);
+        let order = if gently { Order::StopGracefully } else { Order::Stop };
         let vassal = &mut self.vassals[key];
         vassal.state = State::Stopping(then);
         vassal.instance.cursed = now.epoch;

@@ -29,6 +29,7 @@ pub use backoff::Backoff;
 pub use manner::{Course, Manner, Ready, Reload, Sign};
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};
+pub use zergs::Scale;
 
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct Policy {
     pub abandon_after: u32,
     /// `emperor-broodlord`: how many reinforcements may run in all; 0 is none.
     pub broodlord: u32,
+    /// `vassal-broodlord`: how many reinforcements one vassal may have; 0 for as many as there may be.
+    pub zergs_each: u32,
     /// `emperor-tyrant`: vassals run as the owner of their file, and root's are refused.
     pub tyrant: bool,
     /// `emperor-graceful-shutdown`: stop with byte 2 instead of 0.
@@ -104,6 +107,7 @@ impl Default for Policy {
             max_starting: 32,
             abandon_after: 0,
             broodlord: 0,
+            zergs_each: 0,
             tyrant: false,
             graceful: false,
             on_demand: false,
@@ -145,6 +149,15 @@ pub enum Event {
     MustRestart(Key),
     /// The answer to [`Action::AskUnread`]: whether what it was told last is still unread.
     Unread(Key, bool),
+    /// So many wait at one of a vassal's sockets, which may be reinforced so.
+    Queue {
+        /// Whose.
+        key: Key,
+        /// How many.
+        waiting: u32,
+        /// What its file says.
+        scale: Scale,
+    },
     /// SIGHUP: tell every running vassal to reload.
     ReloadAll,
     /// SIGURG: forget all failures.
@@ -263,6 +276,11 @@ pub struct Court {
     starting: u32,
     running: u32,
     zergs: Vec<Key>,
+    asking: Vec<zergs::Asking>,
+    /// Reinforcements that end their requests before they end, whatever is the rule.
+    retiring: Vec<Key>,
+    /// When somebody waited last at the sockets of those whose queues are looked at, microseconds.
+    crowded: HashMap<Key, u64>,
     zergs_ever: u32,
     /// Nobody starts before; 0 for now.
     hold_until: u64,
@@ -311,6 +329,9 @@ impl Court {
             starting: 0,
             running: 0,
             zergs: Vec::new(),
+            asking: Vec::new(),
+            retiring: Vec::new(),
+            crowded: HashMap::new(),
             zergs_ever: 0,
             hold_until: 0,
             short: false,
@@ -343,6 +364,9 @@ impl Court {
             Event::Shows(key, sign) => self.with(key, |court| court.shows(key, sign, now)),
             Event::LinkClosed(key) => self.with(key, |court| court.link_closed(key, now)),
             Event::Died(key, clean) => self.with(key, |court| court.died(key, clean, now)),
+            Event::Queue { key, waiting, scale } => {
+                self.with(key, |court| court.look_at_queue(key, waiting, scale, now));
+            }
             Event::Connection(key) => self.with(key, |court| court.connection(key)),
             Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
             Event::MustRestart(key) => self.with(key, |court| court.must_restart(key, now)),

@@ -100,8 +100,11 @@ impl Court {
         let Some(vassal) = self.vassals.remove(key) else { return };
         if vassal.zerg.is_some() {
             self.zergs.retain(|zerg| *zerg != key);
+            self.retiring.retain(|zerg| *zerg != key);
+            self.grant(now);
         } else {
             self.names.remove(&vassal.name);
+            self.crowded.remove(&key);
             self.lately.add(&vassal.name, vassal.instance.started, now);
         }
         if vassal.is_alive() {

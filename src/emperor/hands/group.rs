@@ -105,7 +105,8 @@ impl Hands {
         let own = vassal.name.as_bytes();
         let name = base.unwrap_or_else(|| own.strip_suffix(b":zerg").unwrap_or(own));
         let member = Member { name, zerg: vassal.zerg.map(|zerg| zerg.number) };
-        let families = self.launch.groups.families;
+        let scales = self.scale_of(vassal.zerg.map_or(key, |zerg| zerg.base)).is_some();
+        let families = self.launch.groups.families || scales;
         let Some((group, entrance)) = self.book.groups.make(member, families, &terms)? else {
             return Ok(Entrance::default());
         };

@@ -17,7 +17,7 @@ use super::agree::{Agreement, Answer, legible};
 use super::notify::NotifySocket;
 use super::{Hands, Token, Verdict};
 use crate::emperor::court::{
-    Action, Court, Event, Key, Manner, Notice, Ready, Reload, Signal, State, Vassal, What,
+    Action, Court, Event, Key, Manner, Notice, Ready, Reload, Scale, Signal, State, Vassal, What,
 };
 use crate::sys::wait::{self, Ending};
 use crate::vassal::plan::{LaunchPlan, Text};
@@ -52,6 +52,7 @@ pub struct LifeRecord {
     pub notify: Option<(RawFd, Text, u32)>,
     status: String,
     question: Option<Box<LaunchPlan>>,
+    scale: Option<Scale>,
 }
 
 /// What these terms come to.
@@ -339,12 +340,16 @@ impl Hands {
                 .map(|socket| (socket.fd().as_raw_fd(), Text::from(socket.path().as_os_str()), socket.uid())),
             status: life.status.clone(),
             question: life.question.clone(),
+            scale: self.scale_of(key),
         })
     }
 
     /// Goes on with a vassal that another program of ours has started.
     pub(super) fn adopt_life(&mut self, key: Key, record: LifeRecord, socket: Option<OwnedFd>, alive: bool) {
-        let LifeRecord { terms, notify, status, question } = record;
+        let LifeRecord { terms, notify, status, question, scale } = record;
+        if let Some(scale) = scale {
+            self.scale_again(key, scale);
+        }
         let mut life = Life { terms, status, question: question.filter(|_| alive), ..Life::default() };
         if let Some((_, path, uid)) = notify {
             let path = PathBuf::from(path.as_path());

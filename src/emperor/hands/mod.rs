@@ -15,6 +15,7 @@ mod notices;
 mod notify;
 mod on_demand;
 mod ready;
+mod scale;
 mod side;
 mod sockets;
 mod start;
@@ -93,6 +94,7 @@ pub struct Hands {
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
     offers: zerg::Offers,
+    queues: scale::Queues,
     watches: sockets::Watches,
     /// What came of actions, and is told later.
     late: Vec<Event>,
@@ -210,6 +212,7 @@ impl Hands {
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             offers: zerg::Offers::default(),
+            queues: scale::Queues::default(),
             watches: sockets::Watches::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
@@ -261,6 +264,7 @@ impl Hands {
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {
                 self.close_all_doors(key);
+                self.forget_queues(key);
                 self.let_go(key);
                 self.stop_asking(key);
                 self.refusals.remove(&key);

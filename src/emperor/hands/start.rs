@@ -239,6 +239,7 @@ impl Hands {
             link: theirs.as_fd(),
             config: their_config.as_ref().map(AsFd::as_fd),
         };
+        self.watch_queues(key, vassal, terms);
         if let Err(why) = self.begin_life(key, terms, self.user_of(vassal, terms)) {
             error!("[emperor] vassal {} cannot be started: {why}", vassal.name);
             return Event::NotStarted(key, false);

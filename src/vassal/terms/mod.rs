@@ -12,6 +12,7 @@ mod life;
 pub mod phases;
 mod privileges;
 mod program;
+mod scale;
 pub mod sockets;
 pub mod view;
 mod words;
@@ -27,6 +28,7 @@ pub use life::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber};
 use phases::Phases;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
+pub use scale::ScaleTerms;
 use sockets::{Names, SocketTerms, SystemNames};
 use view::View;
 pub use words::may_ask;
@@ -47,6 +49,9 @@ pub struct Terms {
     /// How the vassal is told things, and when it is ready.
     #[serde(default)]
     pub life: LifeTerms,
+    /// How many processes of a command vassal serve its sockets.
+    #[serde(default)]
+    pub scale: ScaleTerms,
     /// `sandbox`.
     pub level: Level,
     /// What it may do.
@@ -82,6 +87,7 @@ impl Terms {
         let level = asked.parsed("sandbox", Level::parse)?.unwrap_or_default();
         let program = Program::read(asked)?;
         let life = LifeTerms::read(asked)?;
+        let scale = if program.is_some() { ScaleTerms::read(asked)? } else { ScaleTerms::default() };
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
@@ -102,6 +108,7 @@ impl Terms {
             program,
             sockets,
             life,
+            scale,
             identity,
             groups,
             level,
@@ -165,6 +172,7 @@ impl Terms {
         let Self {
             program,
             sockets: _,
+            scale: _,
             life,
             identity,
             groups,

@@ -174,7 +174,7 @@ impl Hands {
             return Some(Instant::now());
         }
         let asks = self.asks.running.iter().flatten().filter_map(|ask| ask.deadline);
-        asks.chain(self.group_timeout()).chain(self.doors_timeout()).min()
+        asks.chain(self.group_timeout()).chain(self.doors_timeout()).chain(self.queues_timeout()).min()
     }
 
     /// Kills commands that have taken too long, with all that they have started.
@@ -182,6 +182,7 @@ impl Hands {
         events.append(&mut self.late);
         self.look_at_groups(now, court, events);
         self.open_doors_again(now);
+        self.look_at_queues(now, court, events);
         for place in 0..self.asks.running.len() {
             let Some(ask) = self.asks.running[place].as_mut() else { continue };
             if ask.deadline.is_none_or(|at| at > now) {
