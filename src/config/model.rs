@@ -96,6 +96,12 @@ pub enum How {
 }
 
 impl Origin {
+    /// Whether it is the first argument of the command line.
+    #[must_use]
+    pub fn is_first_argument(&self) -> bool {
+        matches!(self.place, Place::Argument(1))
+    }
+
     pub(super) fn argument(index: usize) -> Self {
         Self { place: Place::Argument(index), via: None }
     }

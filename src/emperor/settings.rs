@@ -307,7 +307,12 @@ impl Reader<'_> {
     }
 
     fn on_demand(&self, at_once: u32) -> OnDemand {
-        OnDemand { demand: self.demand(), backlog: self.backlog(), at_once }
+        OnDemand {
+            demand: self.demand(),
+            backlog: self.backlog(),
+            at_once,
+            all: self.0.flag("vassal-on-demand"),
+        }
     }
 
     fn demand(&self) -> Demand {

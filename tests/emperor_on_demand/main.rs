@@ -10,6 +10,7 @@ mod addresses;
 mod ask;
 mod cost;
 mod life;
+mod own;
 mod real;
 mod sockets;
 mod tenants;

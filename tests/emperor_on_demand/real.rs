@@ -1,6 +1,8 @@
 //! Real applications: uWSGI with Python, and the built-in engine where there is no uWSGI.
 
 use super::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::Write;
 use std::time::Duration;
 
@@ -63,26 +65,73 @@ both!(python_is_started_by_its_first_client_goes_idle_and_comes_back, |kind: Kin
     emperor.stop(&bed);
 });
 
-/// The classic trap: the vassal's own file names the socket that it is given, and uWSGI unlinks and binds it.
+/// The classic trap: the vassal's own file names the socket that it is given, and uWSGI would unlink and bind it. It is
+/// told that it has it already, and serves it by the protocol of its own line.
 #[test]
-fn python_that_binds_its_own_socket_comes_back_all_the_same() {
+fn python_that_names_its_own_socket_is_handed_it() {
     if !has_python() || Kind::Real.program().is_none() {
         return;
     }
     let bed = Bed::new();
     let path = bed.path("app.sock");
     bed.write("v/app.ini.socket", path.to_str().expect("plain text"));
-    python(&bed, &format!("http-socket = {}\n", path.display()));
+    python(&bed, &format!("protocol = uwsgi\nhttp-socket = {}\n", path.display()));
     let emperor = plain(&bed, Kind::Ours).start();
+    waits(&emperor, "app.ini");
+    let before = inode(&path);
     for round in 1..=2 {
         assert_eq!(get(call(&path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
         emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
         waits(&emperor, "app.ini");
+        assert_eq!(inode(&path), before, "round {round}");
     }
-    let line = emperor.wait_log("binds its own on-demand socket");
-    assert!(line.contains("app.ini:8") && line.contains("http-socket"), "{line}");
+    let line = emperor.wait_log("is handed the socket of its own line");
+    assert!(line.contains("app.ini:9") && line.contains("http-socket"), "{line}");
     emperor.stop(&bed);
 }
+
+#[test]
+fn python_waits_at_its_own_socket_of_any_kind_and_goes_back_to_it() {
+    if !has_python() || Kind::Real.program().is_none() {
+        return;
+    }
+    let (bed, port) = (Bed::new(), free_port());
+    let path = bed.path("app.sock").to_str().expect("plain text").to_owned();
+    for (kind, address) in [
+        ("http-socket", path),
+        ("socket", format!("127.0.0.1:{port}")),
+        ("http-socket", format!("[::1]:{port}")),
+    ] {
+        python(
+            &bed,
+            &format!("on-demand = true\n{kind} = {address}\nsocket = {}.2\n", bed.path("b").display()),
+        );
+        let connect = || -> Box<dyn Stream> {
+            if address.starts_with('/') {
+                return Box::new(call(Path::new(&address)));
+            }
+            let stream = TcpStream::connect(&address).expect("a listener");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            Box::new(stream)
+        };
+        let emperor = Builder::bare(&bed, Kind::Ours).on(bed.v()).quick().stats().start();
+        for round in 1..=2 {
+            waits(&emperor, "app.ini");
+            assert_eq!(get(connect(), "/x"), "path /x\n", "round {round}, {address}\n{}", emperor.log());
+            let row = emperor.stats_of("app.ini").expect("a row");
+            let pid = Pid::from_raw(i32::try_from(row["pid"].as_i64().expect("a number")).expect("a pid"));
+            kill(pid, Signal::SIGHUP).expect("a signal"); // it reloads, and keeps it
+            assert_eq!(get(connect(), "/y"), "path /y\n", "round {round}, {address}\n{}", emperor.log());
+        }
+        waits(&emperor, "app.ini");
+        assert_eq!(emperor.stats()["blacklist"], serde_json::json!([]));
+        emperor.stop(&bed);
+    }
+}
+
+/// A connection of any kind.
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
 
 #[test]
 fn root_python_of_a_tenant() {

@@ -38,6 +38,9 @@ pub struct Record {
     /// Whether it has an on-demand socket.
     #[serde(default)]
     pub on_demand: bool,
+    /// Whether that is its own file's wish.
+    #[serde(default)]
+    pub own_demand: bool,
     born: u64,
     first_run: u64,
     last_run: u64,
@@ -96,6 +99,7 @@ impl Event {
             | Self::AdmitAgain(key, _)
             | Self::NotBound(key)
             | Self::Agreed(key, _)
+            | Self::Sleeps(key)
             | Self::Started(key, _)
             | Self::NotStarted(key, _)
             | Self::Said(key, _)
@@ -168,6 +172,7 @@ impl Court {
             backoff: vassal.backoff,
             zerg,
             on_demand: vassal.on_demand,
+            own_demand: vassal.own_demand,
             born: vassal.born,
             first_run: vassal.first_run,
             last_run: vassal.last_run,
@@ -237,7 +242,9 @@ impl Court {
             course,
             backoff: record.backoff,
             zerg: base,
-            on_demand: record.on_demand && adoption.socket,
+            // One without a process is asked for anew: its file says whether it still waits.
+            on_demand: record.on_demand && if record.own_demand { alive } else { adoption.socket },
+            own_demand: record.own_demand && alive,
             born: record.born,
             first_run: record.first_run,
             last_run: record.last_run,

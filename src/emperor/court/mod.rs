@@ -89,7 +89,7 @@ pub struct Policy {
     pub tyrant: bool,
     /// `emperor-graceful-shutdown`: stop with byte 2 instead of 0.
     pub graceful: bool,
-    /// Whether some vassals may start on demand: each new one is asked for.
+    /// Whether some vassals may start on demand for other reasons than their own files: each new one is asked for.
     pub on_demand: bool,
 }
 
@@ -128,6 +128,9 @@ pub enum Event {
     NotBound(Key),
     /// What is agreed with it; before [`Event::Started`], and without it that is the protocol.
     Agreed(Key, Manner),
+    /// No process was made, because its own file wants it to start with the first connection to its own sockets, which
+    /// are bound.
+    Sleeps(Key),
     /// A process was made for it.
     Started(Key, i32),
     /// No process could be made; `true` if the machine is short of something, `false` if it is the vassal's fault.
@@ -191,7 +194,7 @@ pub enum Action {
     AskUnread(Key),
     /// Send it its configuration once more.
     PushConfig(Key),
-    /// Watch its on-demand socket: nobody serves it.
+    /// Watch its on-demand socket: nobody serves it. [`Event::Connection`] if there is none any more.
     Listen(Key),
     /// Its process is gone: run the stop hook.
     Ended(VassalName),
@@ -356,6 +359,7 @@ impl Court {
             Event::Tick => self.tick(now),
             Event::Admitted(key, on_demand) => self.with(key, |court| court.admitted(key, on_demand, now)),
             Event::AdmitAgain(key, patience) => self.with(key, |court| court.admit_again(key, patience, now)),
+            Event::Sleeps(key) => self.with(key, |court| court.sleeps(key, now)),
             Event::NotBound(key) => self.with(key, |court| court.not_bound(key, now)),
             Event::Agreed(key, manner) => self.with(key, |court| court.agreed(key, manner)),
             Event::Started(key, pid) => self.with(key, |court| court.started(key, pid, now)),

@@ -122,6 +122,11 @@ impl Court {
             State::Up => self.reload(key, true, now),
             State::Paused | State::Resting(_) => self.try_again(key, now),
             State::Waiting if another => self.enter_anew(key, now),
+            State::Waiting if self.vassals[key].own_demand => {
+                self.say(key, What::OnDemandUpdated);
+                self.ask_file(key);
+                self.start_after_gap(key, now);
+            }
             State::Waiting => self.say(key, What::OnDemandUpdated),
             State::Stopping(Then::Rest | Then::Pause) => {
                 self.vassals[key].state = State::Stopping(Then::Restart)

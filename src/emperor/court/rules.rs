@@ -42,6 +42,34 @@ impl Court {
         }
     }
 
+    /// The hands have read its file, and it waits.
+    pub(super) fn sleeps(&mut self, key: Key, now: Now) {
+        let vassal = &mut self.vassals[key];
+        if vassal.is_alive() {
+            return;
+        }
+        match vassal.state {
+            State::Up => {
+                (vassal.on_demand, vassal.own_demand) = (true, true);
+                vassal.instance.pardoned = false;
+                self.release(key);
+                self.wait(key, now);
+            }
+            State::Stopping(then) => {
+                self.release(key);
+                self.has_stopped(key, then, now);
+            }
+            _ => {} // nobody has asked for it
+        }
+    }
+
+    /// Its file has changed since it was read, and may want something else: it is read before the vassal waits.
+    pub(super) fn ask_file(&mut self, key: Key) {
+        let vassal = &mut self.vassals[key];
+        (vassal.on_demand, vassal.own_demand) = (false, false);
+        vassal.instance.pardoned = false;
+    }
+
     pub(super) fn connection(&mut self, key: Key) {
         if self.vassals[key].state == State::Waiting {
             self.enqueue(key);
@@ -219,7 +247,7 @@ impl Court {
             return;
         }
         let vassal = &mut self.vassals[key];
-        if self.policy.on_demand && vassal.zerg.is_none() {
+        if self.policy.on_demand && vassal.zerg.is_none() && !vassal.own_demand {
             vassal.state = State::Admitting;
             vassal.deadline = 0;
             self.out.push(Action::Admit(key));
@@ -236,6 +264,10 @@ impl Court {
 
     /// Its socket waits for the next connection.
     fn wait(&mut self, key: Key, now: Now) {
+        if self.vassals[key].own_demand && self.vassals[key].instance.pardoned {
+            self.ask_file(key);
+            return self.appear(key, now);
+        }
         if !self.refuse(key, now) {
             self.vassals[key].state = State::Waiting;
             self.vassals[key].deadline = 0;
@@ -303,6 +335,69 @@ mod tests {
         assert_eq!(stage.file("a", version(2)), []);
         assert_eq!(stage.told, [What::OnDemandUpdated]);
         assert_eq!(stage.gone("a"), [Action::Forget(a, name("a"))]);
+    }
+
+    /// A vassal whose own file wants it to wait at its own sockets, and does.
+    fn sleeping(stage: &mut Stage) -> Key {
+        assert_eq!(stage.file("a", version(1)).len(), 1);
+        let a = stage.key("a");
+        assert_eq!(stage.on(Event::Sleeps(a)), [Action::Listen(a)]);
+        a
+    }
+
+    #[test]
+    fn a_file_that_wants_its_vassal_to_wait_is_read_first_and_the_connection_starts_it() {
+        let mut stage = Stage::new(Policy { max_starting: 1, ..Policy::default() });
+        let a = sleeping(&mut stage);
+        assert_eq!(stage.state(a), State::Waiting);
+        assert!(stage.vassal(a).on_demand && stage.court.next_timeout().is_none());
+        let b = stage.up("b"); // its turn was given back
+        assert_eq!(stage.on(Event::Connection(a)), [Action::Spawn(a)]);
+        stage.start(a);
+        assert_eq!(stage.on(Event::Sleeps(a)), [], "too late");
+        stage.say(a, Word::Loyal);
+        stage.pass(ms(600));
+        stage.say(a, Word::Idle);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Listen(a)]);
+        assert_eq!(stage.state(b), State::Up);
+    }
+
+    #[test]
+    fn one_that_crashes_waits_again_after_its_pause_and_never_spins() {
+        let mut stage = Stage::new(Policy::default());
+        let a = sleeping(&mut stage);
+        let mut starts = 0;
+        for _ in 0..1000 {
+            if stage.state(a) == State::Waiting {
+                starts += stage.on(Event::Connection(a)).len();
+                stage.start(a);
+                stage.on(Event::Died(a, false));
+            }
+            stage.pass(ms(10));
+        }
+        assert!((3..10).contains(&starts), "{starts} starts in ten seconds");
+    }
+
+    #[test]
+    fn a_change_of_its_file_is_read_before_it_waits_again() {
+        // While it waits: at once. While it runs: it is told, and the file is read when it goes back.
+        let mut stage = Stage::new(Policy::default());
+        let a = sleeping(&mut stage);
+        stage.pass(ms(250));
+        assert_eq!(stage.file("a", version(2)), [Action::Spawn(a)]);
+        assert_eq!(stage.told, [What::OnDemandUpdated]);
+        assert_eq!(stage.on(Event::Sleeps(a)), [Action::Listen(a)]);
+        stage.on(Event::Connection(a));
+        stage.start(a);
+        stage.say(a, Word::Loyal);
+        stage.pass(ms(600));
+        assert_eq!(stage.file("a", version(3)), [Action::Reload { key: a, changed: true }]);
+        stage.say(a, Word::Accepting);
+        stage.on(Event::Unread(a, false));
+        stage.pass(s(10));
+        stage.say(a, Word::Idle);
+        assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Spawn(a)]);
+        assert!(!stage.vassal(a).on_demand, "it starts, unless its file still wants it to wait");
     }
 
     #[test]

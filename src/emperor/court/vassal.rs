@@ -27,6 +27,8 @@ pub struct Vassal {
     pub zerg: Option<Zerg>,
     /// Whether it has an on-demand socket.
     pub on_demand: bool,
+    /// Whether that is its own file's wish.
+    pub own_demand: bool,
     /// When the file was added, seconds since the epoch: the file's own time, as in uWSGI.
     pub born: u64,
     /// When it was added, seconds since the epoch.
@@ -188,6 +190,7 @@ impl Vassal {
             backoff: None,
             zerg: None,
             on_demand: false,
+            own_demand: false,
             born: mtime_seconds(&identity),
             first_run: now.epoch,
             last_run: now.epoch,

@@ -72,7 +72,20 @@ pub(super) fn machine(directory: &Path, sent: Option<&[u8]>) -> Machine {
     }
 }
 
-/// The option, and its place, with which a vassal of these arguments binds this address itself.
+/// How a vassal binds an address itself.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The option, as it is written.
+    pub option: &'static str,
+    /// Whether it names a socket and nothing else.
+    pub is_plain: bool,
+    /// The address as it is written.
+    pub text: Vec<u8>,
+    /// The place, option and address for a person.
+    pub line: String,
+}
+
+/// How a vassal of these arguments binds this address itself.
 #[must_use]
 pub fn binds(
     directory: &Path,
@@ -80,16 +93,21 @@ pub fn binds(
     environment: &[Vec<u8>],
     sent: Option<&[u8]>,
     address: &Address,
-) -> Option<String> {
+) -> Option<Bound> {
     let world = machine(directory, sent);
     let arguments: Vec<OsString> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| pair(entry)).collect();
     let config = Loader::new(&world, LIMITS).load(&arguments, &environment, Mode::Uwsgi).ok()?;
     config.applied().find_map(|(option, pair)| {
         let is_socket = matches!(option.kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket);
-        let value = pair.value().filter(|_| is_socket)?.split(|byte| *byte == b',').next()?;
-        let bound = Address::parse(value, directory).ok()?;
-        bound.meets(address).then(|| format!("{}: {} = {bound}", pair.origin(), option.name))
+        let text = pair.value().filter(|_| is_socket)?.split(|byte| *byte == b',').next()?;
+        let bound = Address::parse(text, directory).ok()?;
+        bound.meets(address).then(|| Bound {
+            option: option.name,
+            is_plain: option.kind == Kind::Socket && option.plugin_name() == "core",
+            text: text.to_vec(),
+            line: format!("{}: {} = {bound}", pair.origin(), option.name),
+        })
     })
 }
 

@@ -259,7 +259,7 @@ impl Hands {
                     link.is_some_and(|link| fds::unread_bytes(link.as_fd()).is_ok_and(|bytes| bytes > 0));
                 return Some(Event::Unread(key, unread));
             }
-            Action::Listen(key) => self.listen_on(key, court),
+            Action::Listen(key) => return self.listen_on(key, court),
             Action::PushConfig(key) => self.push_config(key, court),
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {

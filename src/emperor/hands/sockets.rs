@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::Hands;
 use super::on_demand::{FIRST_FREE_PORT, Owner, remedy};
+use super::{Hands, Token};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::vassal::plan::Passing;
 use crate::vassal::socket::{Address, FileRecord, Listener, Restored, SocketFile};
@@ -31,6 +32,8 @@ pub(super) struct Sockets {
     list: Vec<Socket>,
     /// How often something was done to their files since the last start.
     alarms: u8,
+    /// Whether the epoll knows them: the vassal waits for a connection to one of them.
+    watched: bool,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,7 @@ impl Hands {
         if terms.is_none_or(SocketTerms::is_empty) && !self.has_sockets(key) {
             return Some(Handed::default());
         }
+        self.look_away(key); // some of them may be closed
         let terms = terms.cloned().unwrap_or_default();
         let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
         // A reinforcement serves the sockets of what it reinforces.
@@ -134,7 +138,7 @@ impl Hands {
             None => waiting.map(|waiting| (waiting.parts().0.as_raw_fd(), None)),
         };
         let handed: Option<Vec<_>> = sockets.iter().map(descriptor).collect();
-        self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0 }));
+        self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0, watched: false }));
         self.watch_files(holder);
         if trouble.is_none() && holder == key {
             trouble = self.open_doors(key, vassal, &terms, tenant).err();
@@ -235,6 +239,12 @@ impl Hands {
     }
 
     /// Whether a vassal has sockets of its own.
+    pub(super) fn has_listeners(&self, key: Key) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        held.and_then(|held| held.sockets.as_ref()).is_some_and(|sockets| sockets.has_listener())
+    }
+
+    /// Whether its file names sockets of its own.
     pub(super) fn has_sockets(&self, key: Key) -> bool {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
         held.is_some_and(|held| held.sockets.is_some())
@@ -340,13 +350,36 @@ impl Hands {
             taken.push(Socket { term, tenant, listener: Some(listener), _share: share });
         }
         if !taken.is_empty() {
-            self.slot(key).sockets = Some(Box::new(Sockets { list: taken, alarms: 0 }));
+            self.slot(key).sockets = Some(Box::new(Sockets { list: taken, alarms: 0, watched: false }));
             self.watch_files(key);
         }
     }
 }
 
 impl Sockets {
+    /// Has the epoll tell of connections, or not any more. Whether that is other than before.
+    pub(super) fn watch(&mut self, epoll: &Epoll, token: Option<Token>) -> bool {
+        if self.watched == token.is_some() {
+            return false;
+        }
+        self.watched = token.is_some();
+        for socket in self.list.iter().filter_map(|socket| Some(&socket.listener.as_ref()?.socket)) {
+            let done = match token {
+                Some(token) => epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, token.to_bits())),
+                None => epoll.delete(socket),
+            };
+            if let Err(cause) = done {
+                error!("[emperor] cannot watch a socket for connections: {cause}");
+            }
+        }
+        true
+    }
+
+    /// Whether there is one that can be watched.
+    fn has_listener(&self) -> bool {
+        self.list.iter().any(|socket| socket.listener.is_some())
+    }
+
     /// Those that can go on on these terms; the others are closed, and first, for they may be in the way of new ones.
     fn keep(self, terms: &SocketTerms, tenant: Option<Owner>) -> Self {
         let wanted = |socket: &Socket| {
@@ -355,8 +388,8 @@ impl Sockets {
             same && socket.tenant == tenant
         };
         let (kept, gone): (Vec<_>, _) = self.list.into_iter().partition(wanted);
-        Self { list: gone, alarms: 0 }.close(terms);
-        Self { list: kept, alarms: 0 }
+        Self { list: gone, alarms: 0, watched: false }.close(terms);
+        Self { list: kept, alarms: 0, watched: false }
     }
 
     /// Closes them; their files go if the vassal's file says so now.

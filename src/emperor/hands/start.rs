@@ -169,10 +169,12 @@ impl Hands {
             Agreement::Nothing | Agreement::Later | Agreement::Refused => Terms::default(),
         };
         let Some(terms) = self.imposed(key, court, asked) else { return Some(Event::NotStarted(key, false)) };
+        if let Some(waits) = self.sleep(key, court, &terms) {
+            return Some(waits);
+        }
         let outcome = self.start(key, court, (!terms.is_nothing()).then_some(&terms));
         if let Event::Started(key, pid) = outcome {
             self.run_start_hooks(key, pid, court);
-            self.warn_of_trap(key, court);
         }
         Some(outcome)
     }
@@ -217,9 +219,11 @@ impl Hands {
                 return Event::NotStarted(key, false);
             }
         };
-        let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
-        let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
         let is_command = terms.is_some_and(|terms| terms.program.is_some());
+        let mut arguments = if is_command { Vec::new() } else { self.tell_of_socket(key, court) };
+        arguments.extend(terms.map_or_else(Vec::new, |terms| terms.demand.arguments()));
+        arguments.extend(self.launch.templates.arguments(self.launch.subject(vassal)));
+        let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
         if !is_command && commands.iter().all(|command| command.files.is_empty()) {
             no_program(&vassal.name, &commands);
             return Event::NotStarted(key, false);

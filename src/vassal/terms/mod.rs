@@ -7,6 +7,7 @@
 //! [`LaunchPlan`](super::plan::LaunchPlan) come of it.
 
 pub mod cgroup;
+pub mod demand;
 mod identity;
 mod life;
 pub mod phases;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
 use cgroup::{NamedGroups, ResourceTerms};
+use demand::DemandTerms;
 pub use identity::Identity;
 pub use life::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber};
 use phases::Phases;
@@ -42,6 +44,9 @@ pub struct Terms {
     /// The listening sockets of a command vassal.
     #[serde(default)]
     pub sockets: SocketTerms,
+    /// When the vassal runs.
+    #[serde(default)]
+    pub demand: DemandTerms,
     /// As whom a command vassal runs.
     pub identity: Option<Identity>,
     /// Control groups that a command vassal enters besides.
@@ -89,6 +94,8 @@ impl Terms {
         let life = LifeTerms::read(asked)?;
         let scale = if program.is_some() { ScaleTerms::read(asked)? } else { ScaleTerms::default() };
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
+        let (demand, line) = DemandTerms::read(asked, program.is_some(), names)?;
+        left_out.extend(line);
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
             (Some(program), Some(command)) => {
@@ -109,6 +116,7 @@ impl Terms {
             sockets,
             life,
             scale,
+            demand,
             identity,
             groups,
             level,
@@ -174,6 +182,7 @@ impl Terms {
             sockets: _,
             scale: _,
             life,
+            demand: _,
             identity,
             groups,
             level,
@@ -325,10 +334,16 @@ pub(super) mod tests {
 
     /// A vassal's file with these lines below `[uwsgi]`.
     pub(in crate::vassal) fn config(lines: &str) -> Config {
+        config_with(&[], lines)
+    }
+
+    /// The same, behind these arguments.
+    pub(in crate::vassal) fn config_with(arguments: &[&str], lines: &str) -> Config {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.ini"), format!("[uwsgi]\n{lines}")).unwrap();
         let world = Machine::new().in_directory(dir.path());
-        let words = ["--ini", "a.ini"].map(std::ffi::OsString::from);
+        let words: Vec<_> =
+            arguments.iter().chain(&["--ini", "a.ini"]).map(std::ffi::OsString::from).collect();
         Loader::new(&world, Limits::default()).load(&words, &[], Mode::Vassal).unwrap()
     }
 

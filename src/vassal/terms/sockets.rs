@@ -329,7 +329,7 @@ impl TryFrom<Unchecked> for SocketTerms {
 }
 
 impl SocketTerm {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         let Manner { backlog, mode, send_buffer, receive_buffer, .. } = self.manner;
         let buffers = [send_buffer, receive_buffer];
@@ -365,7 +365,7 @@ fn refused(option: &Opt) -> Option<&'static str> {
     }
 }
 
-fn manner(asked: Asked<'_>, names: &dyn Names) -> Result<Manner, TermsError> {
+pub(super) fn manner(asked: Asked<'_>, names: &dyn Names) -> Result<Manner, TermsError> {
     let number = |option: &str, most: u32| {
         let number = asked.number(option, 0..=i64::from(most))?;
         Ok::<_, TermsError>(number.and_then(|number| u32::try_from(number).ok()))

@@ -6,6 +6,7 @@
 
 mod ask;
 mod companion;
+mod own;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,7 +22,8 @@ use tracing::{error, info, warn};
 use super::{Hands, Held, Token, judge};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::Supply;
-use crate::vassal::socket::{Address, FileRecord, Listener, SocketFile};
+use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
+use crate::vassal::terms::demand;
 
 pub(super) use ask::Asks;
 
@@ -48,6 +50,8 @@ pub struct OnDemand {
     pub backlog: u32,
     /// How many commands may look for an address at once.
     pub at_once: u32,
+    /// `vassal-on-demand`: all are to wait at their own sockets.
+    pub all: bool,
 }
 
 /// A vassal's socket.
@@ -60,13 +64,17 @@ pub(super) struct Waiting {
     watched: bool,
     /// Time of the vassal's file when it was last searched for this very socket.
     searched: i64,
+    /// The option by which its own file names this very socket, and uWSGI is told that it has it already.
+    named: Option<Box<str>>,
+    /// How it was made, if its own file has said so.
+    manner: Option<Box<Manner>>,
 }
 
 impl Waiting {
     fn new(listener: Listener, address: &str) -> Box<Self> {
         let is_path = listener.file.as_ref().is_some_and(|file| file.path().to_str() == Some(address));
         let address = (!is_path).then(|| address.into());
-        Box::new(Self { listener, address, watched: false, searched: i64::MIN })
+        Box::new(Self { listener, address, watched: false, searched: i64::MIN, named: None, manner: None })
     }
 
     /// What is held: the socket, its address as it was given, its file.
@@ -204,10 +212,7 @@ impl Hands {
         let own = self.cede_socket(key, address).map(Ok);
         match own.unwrap_or_else(|| address.bind(self.launch.on_demand.backlog, MODE, owner)) {
             Ok(listener) => {
-                info!(
-                    "[uwsgi-emperor] {} -> \"on demand\" instance detected, waiting for connections on socket \"{address}\" ...",
-                    vassal.name
-                );
+                detected(vassal, address);
                 self.slot(key).waiting = Some(Waiting::new(listener, text));
                 self.refusals.remove(&key);
                 Event::Admitted(key, true)
@@ -243,14 +248,24 @@ impl Hands {
     }
 
     /// Watches a socket for its next connection.
-    pub(super) fn listen_on(&mut self, key: Key, court: &Court) {
-        if let Some(vassal) = court.get(key) {
-            self.mend(key, vassal);
-        }
+    pub(super) fn listen_on(&mut self, key: Key, court: &Court) -> Option<Event> {
+        let vassal = court.get(key)?;
+        self.mend(key, vassal);
         self.watch(key);
+        let waits = self.held(key).is_some_and(|held| held.waiting.is_some());
+        // Its file names none any more, or they could not be handed over: it is not to wait for ever.
+        (!waits && !self.has_listeners(key)).then_some(Event::Connection(key))
     }
 
     fn watch(&mut self, key: Key) {
+        if let Some(sockets) = self
+            .held
+            .get_mut(key.index())
+            .filter(|held| held.key == Some(key))
+            .and_then(|held| held.sockets.as_mut())
+        {
+            sockets.watch(&self.epoll, Some(Token::Waiting(key)));
+        }
         let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
         let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
         let Some(waiting) = held.waiting.as_mut().filter(|waiting| !waiting.watched) else { return };
@@ -266,9 +281,12 @@ impl Hands {
         Some(Event::Connection(key))
     }
 
-    fn look_away(&mut self, key: Key) -> Option<()> {
+    pub(super) fn look_away(&mut self, key: Key) -> Option<()> {
         let held = self.held.get_mut(key.index()).filter(|held| held.key == Some(key))?;
-        let waiting = held.waiting.as_mut().filter(|waiting| waiting.watched)?;
+        let others = held.sockets.as_mut().is_some_and(|sockets| sockets.watch(&self.epoll, None));
+        let Some(waiting) = held.waiting.as_mut().filter(|waiting| waiting.watched) else {
+            return others.then_some(());
+        };
         waiting.watched = false;
         // It was added, and is open.
         let _ = self.epoll.delete(&waiting.listener.socket);
@@ -316,7 +334,8 @@ impl Hands {
             return;
         }
         let address = Address::Path(file.path().to_path_buf());
-        match address.bind(backlog, MODE, file.owner()) {
+        let usual = Manner { backlog, mode: Some(MODE), ..Manner::default() };
+        match address.bind_in(waiting.manner.as_deref().unwrap_or(&usual), file.owner()) {
             Ok(listener) => {
                 let watched = self.look_away(key).is_some();
                 if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
@@ -347,31 +366,60 @@ impl Hands {
         }
     }
 
-    /// Says so if a vassal that was just started will bind the socket that it was given: that takes it away from us. A
-    /// tenant's file is not read here.
-    pub(super) fn warn_of_trap(&mut self, key: Key, court: &Court) {
-        if self.launch.confinement.tyrant.is_some() || self.has_sockets(key) {
-            return; // a vassal whose sockets we bind has the one on demand among them
-        }
-        let Some(vassal) = court.get(key) else { return };
-        let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return };
+    /// What uWSGI is told besides, so that it takes its standard input for the socket that its own file names, and does
+    /// not bind that again, which would take it away from us. Where it cannot be told, that is said. A tenant's file is
+    /// not read here.
+    pub(super) fn tell_of_socket(&mut self, key: Key, court: &Court) -> Vec<Vec<u8>> {
+        let may_read = self.launch.confinement.tyrant.is_none();
+        let vassal = court.get(key);
+        let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return Vec::new() };
+        let Some(vassal) = vassal.filter(|vassal| may_read && !vassal.own_demand) else {
+            return waiting.words();
+        };
         if std::mem::replace(&mut waiting.searched, vassal.identity.mtime_ns) == vassal.identity.mtime_ns {
-            return;
+            return waiting.words();
         }
+        waiting.named = None;
         let text = waiting.address().to_owned();
-        let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return };
-        let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return };
+        let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return Vec::new() };
+        let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return Vec::new() };
         let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
         let environment = self.launch.environment.of(false, None);
         let sent = self.text_of(vassal);
-        if let Some(option) = judge::binds(place.path(), &arguments, &environment, sent, &address) {
-            warn!(
-                "[emperor] vassal {} binds its own on-demand socket: {option}; take that line out, the vassal has the \
-                 socket as standard input",
-                vassal.name
-            );
+        let Some(bound) = judge::binds(place.path(), &arguments, &environment, sent, &address) else {
+            return Vec::new();
+        };
+        if bound.is_plain
+            && self.launch.engine.reads_uwsgi_files()
+            && demand::known_as(&address) == Some(bound.text)
+        {
+            info!("[emperor] vassal {} is handed the socket of its own line {}", vassal.name, bound.line);
+            let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else {
+                return Vec::new();
+            };
+            waiting.named = Some(bound.option.into());
+            return waiting.words();
         }
+        warn!(
+            "[emperor] vassal {} binds its own on-demand socket: {}; take that line out, the vassal has the socket as \
+             standard input",
+            vassal.name, bound.line
+        );
+        Vec::new()
     }
+}
+
+impl Waiting {
+    fn words(&self) -> Vec<Vec<u8>> {
+        self.named.as_deref().map_or_else(Vec::new, |option| demand::inherited(option).into())
+    }
+}
+
+fn detected(vassal: &Vassal, address: &Address) {
+    info!(
+        "[uwsgi-emperor] {} -> \"on demand\" instance detected, waiting for connections on socket \"{address}\" ...",
+        vassal.name
+    );
 }
 
 fn has_lost_file(held: &Held) -> bool {

@@ -1,0 +1,115 @@
+//! Vassals whose own files want them to start on demand (`on-demand`, `vassal-on-demand`): at their own sockets.
+
+use tracing::error;
+
+use super::{FIRST_FREE_PORT, Hands, Waiting, detected, remedy};
+use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::vassal::socket::Address;
+use crate::vassal::terms::Terms;
+use crate::vassal::terms::demand::OwnSocket;
+
+impl Hands {
+    /// Has a vassal wait instead of starting, if that is what its file wants; then its sockets are bound.
+    pub(in crate::emperor::hands) fn sleep(
+        &mut self,
+        key: Key,
+        court: &Court,
+        terms: &Terms,
+    ) -> Option<Event> {
+        let vassal = court.get(key)?;
+        if vassal.zerg.is_some() {
+            return None;
+        }
+        if vassal.own_demand && terms.demand.socket().is_none() {
+            self.let_go(key); // its file names none any more
+        }
+        let is_woken = vassal.on_demand;
+        if !terms.demand.waits() || is_woken && !vassal.own_demand {
+            return None;
+        }
+        if let Some(socket) = terms.demand.socket() {
+            return match self.provide_own(key, court, vassal, socket) {
+                Ok(()) => (!is_woken).then_some(Event::Sleeps(key)),
+                Err(why) => {
+                    self.refuse_own(key, vassal, &why);
+                    Some(Event::NotStarted(key, false))
+                }
+            };
+        }
+        if is_woken {
+            return None;
+        }
+        let known = self.has_listeners(key);
+        if self.hand_sockets(key, court, Some(terms)).is_none() {
+            return Some(Event::NotStarted(key, false)); // it was said why
+        }
+        if !known {
+            terms.sockets.sockets().iter().for_each(|socket| detected(vassal, &socket.address));
+        }
+        Some(Event::Sleeps(key))
+    }
+
+    /// The socket that uWSGI is handed: the one that is held, if it is still meant.
+    fn provide_own(
+        &mut self,
+        key: Key,
+        court: &Court,
+        vassal: &Vassal,
+        socket: &OwnSocket,
+    ) -> Result<(), String> {
+        let OwnSocket { option, term } = socket;
+        let (address, manner) = (&term.address, &term.manner);
+        let tyrant = self.launch.confinement.tyrant;
+        let owner = tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid));
+        let held = self.held(key).and_then(|held| held.waiting.as_mut());
+        if let Some(waiting) = held.filter(|waiting| waiting.serves(address) && waiting.is_for(owner)) {
+            if waiting.manner.as_deref() != Some(manner) {
+                let tuned = waiting.listener.tune(manner);
+                tuned.map_err(|cause| format!("{address}: {cause}{}", remedy(&cause, owner)))?;
+            }
+            (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
+            return Ok(());
+        }
+        self.let_go(key);
+        if let (Some(_), Address::Tcp(tcp)) = (owner, address)
+            && (1..FIRST_FREE_PORT).contains(&tcp.port())
+        {
+            return Err(format!(
+                "{address}: a tenant may not have a port below {FIRST_FREE_PORT}; choose another"
+            ));
+        }
+        if owner.is_some() && manner.reuse_port {
+            let why = "reuse-port would let one tenant have the connections of another; take that line out";
+            return Err(format!("{address}: {why}"));
+        }
+        let listener = address.bind_in(manner, owner).map_err(|cause| {
+            let other = self.who_has(key, address).and_then(|key| court.get(key));
+            let help = match other {
+                Some(other) => format!("; vassal {} has it, choose another address", other.name),
+                None => remedy(&cause, owner),
+            };
+            format!("{option} = {address}: {cause}{help}")
+        })?;
+        detected(vassal, address);
+        let text = match address {
+            Address::Path(path) => path.display().to_string(),
+            other => other.to_string(),
+        };
+        let mut waiting = Waiting::new(listener, &text);
+        (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
+        self.slot(key).waiting = Some(waiting);
+        self.refusals.remove(&key);
+        Ok(())
+    }
+
+    fn refuse_own(&mut self, key: Key, vassal: &Vassal, why: &str) {
+        let before = self.refusals.insert(key, why.into());
+        if before.as_deref() != Some(why) {
+            let name = &vassal.name;
+            error!(
+                "[emperor] vassal {name} cannot wait on demand: {why}. It is tried again by and by, and at once when \
+                 {name} is touched"
+            );
+        }
+    }
+}
