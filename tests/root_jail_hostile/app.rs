@@ -46,7 +46,8 @@ impl App {
             .quick()
             .flag("emperor-tyrant")
             .opt("emperor-policy", "/srv/policy")
-            // With threads, a uWSGI that has just answered may not end by itself, whoever has started it.
+            // With threads, a worker of uWSGI that has just answered may not end by itself, whoever has started it: hence
+            // the mercy of its file, too.
             .opt("emperor-stop-timeout", "5");
         let builder = more.iter().fold(builder, |builder, (option, value)| builder.opt(option, value));
         let emperor = world.staged(builder).start();
@@ -78,7 +79,7 @@ def application(environ, start_response):
         let fresh = self.world.srv.join("fresh");
         let text = "[uwsgi]\nplugin = python3\nhttp-socket = /srv/mallory/app.sock\nwsgi-file = /srv/mallory/app.py\n\
              chdir = /srv/mallory\nmaster = true\nprocesses = 2\nenable-threads = true\nneed-app = true\n\
-             bind = /srv/mallory\nsandbox = none\n";
+             worker-reload-mercy = 2\n             bind = /srv/mallory\nsandbox = none\n";
         fs::write(&fresh, text).expect("a file");
         mode(&fresh, 0o600);
         own(&fresh, MALLORY);
