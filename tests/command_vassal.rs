@@ -59,7 +59,7 @@ fn its_output_goes_to_the_file_that_it_names() {
 #[test]
 fn what_a_command_cannot_have_is_refused_and_what_it_leaves_out_is_told() {
     let bed = Bed::new();
-    let emperor = emperor(&bed);
+    let emperor = Builder::new(&bed, Kind::Ours).stats().start();
     bed.write("v/a.ini", "[uwsgi]\ncommand = sleep 1000\ncron = -1 -1 -1 -1 -1 true\n");
     emperor.wait_log("a.ini cannot be started: a.ini:3: cron: a command vassal has no clock");
     bed.write("v/b.ini", "[uwsgi]\ncommand = sleep 1000\nprocesses = 4\n");

@@ -26,7 +26,7 @@ use super::log;
 use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
-use super::stats::{self, Itself};
+use super::stats::{self, Itself, Told};
 use super::superior::{Command, Superior};
 use super::survival::{Heritage, Origin, PidFileRecord, Store};
 use super::systemd::Manager;
@@ -479,13 +479,13 @@ impl Reign {
     fn show(&mut self, visitor: Visitor) {
         self.hands.measure(MEASURING);
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
-        let document = stats::document(
-            &self.itself,
-            &sources,
-            &self.court,
-            &|key| self.hands.on_demand_address(key),
-            &|key| self.hands.usage(key),
-        );
+        let told = |key| Told {
+            on_demand: self.hands.on_demand_address(key),
+            usage: self.hands.usage(key),
+            status: self.hands.status_text(key),
+            failure: self.hands.launch_failure(key),
+        };
+        let document = stats::document(&self.itself, &sources, &self.court, &told);
         if let Some(server) = &self.server {
             server.served(document.len());
         }

@@ -11,6 +11,7 @@ use serde::ser::{SerializeSeq, Serializer};
 use super::cgroup::Usage;
 use super::court::{Court, Key, Vassal};
 use super::source::SourceInfo;
+use crate::vassal::link::Failure;
 
 /// What the document says of the emperor itself.
 #[derive(Clone, Debug)]
@@ -38,8 +39,7 @@ pub fn document<'a>(
     itself: &'a Itself,
     sources: &'a [&'a SourceInfo],
     court: &'a Court,
-    on_demand: &'a dyn Fn(Key) -> &'a str,
-    usage: &'a dyn Fn(Key) -> Option<&'a Usage>,
+    told: &'a dyn Fn(Key) -> Told<'a>,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(512 + court.len() * 448);
     let document = Document {
@@ -51,7 +51,7 @@ pub fn document<'a>(
         emperor: Arguments(sources),
         emperor_tyrant: itself.tyrant.into(),
         throttle_level: 0,
-        vassals: Vassals { court, sources, on_demand, usage },
+        vassals: Vassals { court, sources, told },
         blacklist: Blacklist(court),
     };
     let written = if itself.minified {
@@ -91,8 +91,20 @@ impl Serialize for Arguments<'_> {
 struct Vassals<'a> {
     court: &'a Court,
     sources: &'a [&'a SourceInfo],
-    on_demand: &'a dyn Fn(Key) -> &'a str,
-    usage: &'a dyn Fn(Key) -> Option<&'a Usage>,
+    told: &'a dyn Fn(Key) -> Told<'a>,
+}
+
+/// What others than the court know of a vassal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told<'a> {
+    /// The address of its on-demand socket, or nothing.
+    pub on_demand: &'a str,
+    /// What its control group has used.
+    pub usage: Option<&'a Usage>,
+    /// What its program says of itself (`STATUS=`).
+    pub status: &'a str,
+    /// Why its last launch has failed.
+    pub failure: Option<&'a Failure>,
 }
 
 impl Serialize for Vassals<'_> {
@@ -101,8 +113,7 @@ impl Serialize for Vassals<'_> {
         for (key, vassal) in self.court.vassals() {
             let source = self.sources.get(usize::from(vassal.source.0));
             let monitor = source.map_or("", |source| &source.argument);
-            let (on_demand, usage) = ((self.on_demand)(key), (self.usage)(key));
-            sequence.serialize_element(&Row::new(self.court, vassal, monitor, on_demand, usage))?;
+            sequence.serialize_element(&Row::new(self.court, vassal, monitor, (self.told)(key)))?;
         }
         sequence.end()
     }
@@ -137,16 +148,25 @@ struct Row<'a> {
     /// Only of a vassal that has a group: uWSGI's row has no such key.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<&'a Usage>,
+    /// Only of a program that says something of itself.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    status: &'a str,
+    /// Only of a vassal whose last launch has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch_failure: Option<LaunchFailure<'a>>,
+}
+
+/// The step of a launch that failed, and the status its launcher ended with.
+#[derive(Serialize)]
+struct LaunchFailure<'a> {
+    status: u8,
+    #[serde(flatten)]
+    failure: &'a Failure,
 }
 
 impl<'a> Row<'a> {
-    fn new(
-        court: &'a Court,
-        vassal: &'a Vassal,
-        monitor: &'a str,
-        on_demand: &'a str,
-        cgroup: Option<&'a Usage>,
-    ) -> Self {
+    fn new(court: &'a Court, vassal: &'a Vassal, monitor: &'a str, told: Told<'a>) -> Self {
+        let failure = |failure: &'a Failure| LaunchFailure { status: failure.step.status(), failure };
         let instance = &vassal.instance;
         Self {
             id: String::from_utf8_lossy(vassal.name.as_bytes()),
@@ -164,7 +184,7 @@ impl<'a> Row<'a> {
             last_run: vassal.last_run,
             cursed: instance.cursed,
             zerg: vassal.zerg.is_some().into(),
-            on_demand,
+            on_demand: told.on_demand,
             uid: vassal.identity.uid,
             gid: vassal.identity.gid,
             monitor,
@@ -173,7 +193,9 @@ impl<'a> Row<'a> {
                 .zerg
                 .and_then(|zerg| court.get(zerg.base))
                 .map(|base| String::from_utf8_lossy(base.name.as_bytes())),
-            cgroup,
+            cgroup: told.usage,
+            status: told.status,
+            launch_failure: told.failure.map(failure),
         }
     }
 }
@@ -281,7 +303,7 @@ mod tests {
         let source = SourceInfo { argument: "/srv".into(), cwd: "/srv".into(), carries: false };
         let itself =
             Itself { version: "1", pid: 2, uid: 0, gid: 0, cwd: "/".into(), tyrant: true, minified: false };
-        let text = String::from_utf8(document(&itself, &[&source], &court, &|_| "", &|_| None)).unwrap();
+        let text = String::from_utf8(document(&itself, &[&source], &court, &|_| Told::default())).unwrap();
         assert!(text.starts_with("{\n\t\"version\":\"1\",\n\t\"pid\":2,"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["vassals"][0]["id"], "a\"\n\u{fffd}.ini");

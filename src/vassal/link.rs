@@ -135,6 +135,14 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same, but what it shows fits into a line: a vassal may have written it.
+    fn tamed(self) -> Self {
+        let tame = |text: String| shortened(text.replace(|c: char| c.is_control(), "?"));
+        Self { object: tame(self.object), cause: tame(self.cause), ..self }
+    }
+}
+
 /// One line: the step, the object, the cause and the errno.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -225,7 +233,7 @@ impl Reports {
             return;
         }
         self.over = true;
-        let failure = serde_json::from_slice::<Failure>(&frame[HEADER_BYTES..]).ok();
+        let failure = serde_json::from_slice::<Failure>(&frame[HEADER_BYTES..]).ok().map(Failure::tamed);
         reports.extend(failure.filter(|f| !self.launched || f.step == Step::Exec).map(LaunchReport::Failed));
     }
 }
@@ -286,6 +294,16 @@ mod tests {
         assert_eq!(reports.feed(&[0xf1, 0xff, 0xff, 7]), (vec![], &[7][..]));
         let mut reports = Reports::default();
         assert_eq!(reports.feed(&[0xf1, 2, 0, b'{', b'[', 9]), (vec![], &[9][..]));
+    }
+
+    #[test]
+    fn what_a_vassal_writes_as_a_failure_stays_on_its_line() {
+        let mut reports = Reports::default();
+        let LaunchReport::Failed(mut forged) = failure(Step::Exec) else { panic!() };
+        forged.object = "x\n[emperor] all is well\u{1b}[2J".into();
+        let told = reports.feed(&LaunchReport::Failed(forged).encode()).0;
+        let [LaunchReport::Failed(told)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(told.object, "x?[emperor] all is well?[2J");
     }
 
     #[test]

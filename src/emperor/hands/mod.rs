@@ -36,7 +36,7 @@ use super::source::VassalName;
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
-use crate::vassal::link::{Order, Reports, Word};
+use crate::vassal::link::{Failure, Order, Reports, Word};
 use side::Errand;
 
 pub use adopt::{Belongings, Holdings};
@@ -90,6 +90,8 @@ pub struct Hands {
     agreed: Option<Event>,
     /// It was said that programs are not heard.
     told_deaf: bool,
+    /// Why launches have failed, of vassals whose last one has.
+    failures: HashMap<Key, Box<Failure>>,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -209,6 +211,7 @@ impl Hands {
             lives: HashMap::new(),
             agreed: None,
             told_deaf: false,
+            failures: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             offers: zerg::Offers::default(),
@@ -268,6 +271,7 @@ impl Hands {
                 self.let_go(key);
                 self.stop_asking(key);
                 self.refusals.remove(&key);
+                self.failures.remove(&key);
                 self.sides.overtake(key);
                 self.leave_group(key);
                 self.end_life(key);
@@ -386,9 +390,12 @@ impl Hands {
                 let words = match &mut held.reports {
                     Some(reports) => {
                         let (told, words) = reports.feed(&bytes[..count]);
-                        start::log_failures(&told, court.get(key).map(|vassal| &vassal.name));
+                        let failure = start::log_failures(told, court.get(key).map(|vassal| &vassal.name));
                         if reports.is_over() {
                             held.reports = None;
+                        }
+                        if let Some(failure) = failure {
+                            self.failures.insert(key, failure);
                         }
                         words
                     }

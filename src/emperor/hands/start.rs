@@ -26,7 +26,7 @@ use crate::emperor::source::{SourceId, SourceInfo, VassalName};
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
-use crate::vassal::link::{LaunchReport, Reports};
+use crate::vassal::link::{Failure, LaunchReport, Reports};
 use crate::vassal::plan::{Capabilities, LaunchPlan, Namespaces, Text, Tyrant, Who};
 use crate::vassal::terms::Terms;
 use crate::vassal::terms::cgroup::ResourceTerms;
@@ -179,6 +179,12 @@ impl Hands {
         Some(outcome)
     }
 
+    /// Why the last launch of a vassal has failed.
+    #[must_use]
+    pub fn launch_failure(&self, key: Key) -> Option<&Failure> {
+        self.failures.get(&key).map(Box::as_ref)
+    }
+
     /// What vassals are subject to, whatever their files say.
     pub fn policy(&mut self) -> &mut JailPolicy {
         &mut self.launch.policy
@@ -290,6 +296,7 @@ impl Hands {
         };
         let reports = (!direct).then(Box::<Reports>::default);
         let pid = child.pid;
+        self.failures.remove(&key);
         match self.hold(key, ours, child.pidfd, reports) {
             Ok(()) => {
                 if let (Some(mut pipe), Some(supply)) = (config, supply) {
@@ -439,13 +446,16 @@ pub(super) fn launcher() -> (CString, CStrings) {
     (CString::new(OWN_PROGRAM).unwrap_or_default(), CStrings::new(arguments.into()))
 }
 
-/// Says what launchers report to have failed.
-pub(super) fn log_failures(reports: &[LaunchReport], name: Option<&VassalName>) {
-    for report in reports {
-        if let (LaunchReport::Failed(failure), Some(name)) = (report, name) {
-            error!("[emperor] vassal {name} cannot be started: {failure}");
-        }
+/// Says what a launcher reports to have failed.
+pub(super) fn log_failures(reports: Vec<LaunchReport>, name: Option<&VassalName>) -> Option<Box<Failure>> {
+    let failure = reports.into_iter().find_map(|report| match report {
+        LaunchReport::Failed(failure) => Some(Box::new(failure)),
+        LaunchReport::Launched => None,
+    })?;
+    if let Some(name) = name {
+        error!("[emperor] vassal {name} cannot be started: {failure}");
     }
+    Some(failure)
 }
 
 fn prepare(command: &Command) -> Vec<(CString, CStrings)> {
