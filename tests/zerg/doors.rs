@@ -117,6 +117,8 @@ fn a_vassal_offers_its_sockets_and_those_of_its_pool_to_another() {
     assert_eq!((label.name(), label.protocol()), ("http-socket", Some("http")));
     assert_eq!(offered(text(&pool)).len(), 2);
     assert_eq!(std::fs::metadata(&all).expect("its file").permissions().mode() & 0o777, 0o600);
+    emperor.renew(&bed);
+    assert_eq!((offered(text(&all)).len(), offered(text(&pool)).len()), (1, 2));
     // Nobody serves what only the pool has, until somebody takes it.
     serve(&bed, "second.ini", &format!("zerg = {}\n", text(&pool)));
     let answer = poll(PATIENCE, || get(pooled)).expect("an answer");

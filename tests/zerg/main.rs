@@ -4,7 +4,9 @@
 mod support;
 
 mod doors;
+mod load;
 mod scale;
+mod tenants;
 mod uwsgi;
 
 use std::io::{Read, Write};

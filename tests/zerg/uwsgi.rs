@@ -128,3 +128,50 @@ fn parity_both_pools_say_the_same_and_give_the_same_sockets() {
     }
     assert_eq!(told[0], told[1]);
 }
+
+/// uWSGI asks when its queue is long (byte 30), and its reinforcements take its sockets from it.
+#[test]
+fn uwsgis_reinforcements_serve_its_sockets_and_end_with_it() {
+    let bed = bed();
+    if python(&bed).is_none() || Kind::Real.program().is_none() {
+        return;
+    }
+    let app = "import os, time\ndef application(env, answer):\n    time.sleep(0.2)\n    answer('200 OK', [])\n    \
+               return [str(os.getppid()).encode()]\n";
+    let app = bed.write("slow.py", app);
+    let (door, port) = (bed.path("door"), free_port());
+    let common = format!("plugin = python3\nwsgi-file = {}\nmaster = true\nprotocol = http\n", app.display());
+    let file = format!(
+        "[uwsgi]\n{common}socket = 127.0.0.1:{port}\nzerg-server = {door}\nvassal-sos-backlog = 3\n[zerg]\n{common}zerg = {door}\n",
+        door = text(&door)
+    );
+    bed.write("v/slow.ini", file);
+    let emperor = Builder::bare(&bed, Kind::Ours).on(bed.v()).quick().stats();
+    let emperor = emperor.opt("emperor-broodlord", "5").opt("vassal-broodlord", "1").start();
+    poll(PATIENCE, || get(port)).unwrap_or_else(|| panic!("nobody answers\n{}", bed.report()));
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..12)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    get(port);
+                }
+            })
+        })
+        .collect();
+    let zerg = emperor.wait_stats("a reinforcement that serves", |stats| {
+        let row = stats["vassals"].as_array()?.iter().find(|row| row["zerg"] == 1 && row["loyal"] == 1)?;
+        assert_eq!((&row["id"], &row["parent"]), (&"slow.ini:zerg".into(), &"slow.ini".into()));
+        row["pid"].as_i64()
+    });
+    let served = poll(PATIENCE, || get(port).filter(|pid| *pid == zerg.to_string()));
+    assert!(served.is_some(), "{}", bed.report());
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("a client"));
+    assert_eq!(emperor.lines("going in broodlord mode").len(), 1, "vassal-broodlord");
+    // Alone it could go on, for the sockets are its own as well.
+    bed.remove("v/slow.ini");
+    emperor.wait_stats("nobody", |stats| stats["vassals"].as_array()?.is_empty().then_some(()));
+    emperor.stop(&bed);
+}

@@ -341,8 +341,9 @@ impl Hands {
         for (place, open) in self.offers.doors.iter().enumerate() {
             for listener in open.iter().flat_map(|open| &open.listeners) {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Door(place).to_bits());
-                if let Err(cause) = self.epoll.add(&listener.socket, event) {
-                    error!("[emperor] a zerg server is not watched any more: {cause}");
+                match self.epoll.add(&listener.socket, event) {
+                    Ok(()) | Err(nix::errno::Errno::EEXIST) => {} // it may have been opened meanwhile
+                    Err(cause) => error!("[emperor] a zerg server is not watched any more: {cause}"),
                 }
             }
         }
