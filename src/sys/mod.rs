@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod priority;
 pub mod process;
 pub mod queue;
+pub mod sock_diag;
 pub mod spawn;
 pub mod title;
 pub mod wait;

@@ -75,6 +75,7 @@ fn manner_of(version: u64) -> Manner {
         stop_timeout: seconds(pick(3)),
         start_timeout: seconds(pick(5)),
         watchdog: seconds(pick(4)),
+        ..Manner::default()
     }
 }
 
@@ -175,7 +176,7 @@ impl World {
                 assert_eq!(self.live[key].manner, None, "a program has no link");
                 return Some(Event::Unread(*key, !self.live[key].unread.is_empty()));
             }
-            Action::PushConfig(key) => assert!(self.live.contains_key(key)),
+            Action::Measure(key) | Action::PushConfig(key) => assert!(self.live.contains_key(key)),
             Action::Listen(key) => {
                 known(key);
                 assert!(self.court.get(*key).is_some_and(|vassal| vassal.on_demand));

@@ -122,6 +122,28 @@ fn a_socket_file_that_is_removed_while_it_sleeps_is_back_and_wakes_it() {
 }
 
 #[test]
+fn a_program_that_nobody_uses_goes_back_to_its_sockets_and_one_with_a_client_does_not() {
+    let bed = Bed::new();
+    let path = bed.path("a.sock");
+    serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
+    let emperor = plain(&bed).start();
+    let mut former = 0;
+    for _ in 0..2 {
+        let held = call(&path); // it waits for a word of this one, and for nothing else
+        let pid = emperor.wait_stats("it runs", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        assert_ne!(pid, former);
+        former = pid;
+        std::thread::sleep(std::time::Duration::from_secs(4)); // that nothing happens can only be waited for
+        assert_eq!(emperor.stats()["vassals"][0]["pid"], pid, "{}", emperor.log());
+        assert_eq!(i64::from(ask(held, "hey")), pid);
+        sleeps(&emperor, "a.ini");
+    }
+    assert_eq!(emperor.stats()["blacklist"], serde_json::json!([]));
+    emperor.wait_log("bringing back instance a.ini to on-demand mode");
+    emperor.stop(&bed);
+}
+
+#[test]
 fn vassal_on_demand_is_for_all_that_can_but_those_that_will_not() {
     let bed = Bed::new();
     let path = bed.path("a.sock");

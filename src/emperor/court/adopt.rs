@@ -100,6 +100,7 @@ impl Event {
             | Self::NotBound(key)
             | Self::Agreed(key, _)
             | Self::Sleeps(key)
+            | Self::Measured(key, _)
             | Self::Started(key, _)
             | Self::NotStarted(key, _)
             | Self::Said(key, _)
@@ -123,6 +124,7 @@ impl Action {
         match self {
             Self::Admit(key)
             | Self::Spawn(key)
+            | Self::Measure(key)
             | Self::Reload { key, .. }
             | Self::Stop(key, _)
             | Self::Signal(key, _)

@@ -33,6 +33,12 @@ pub struct Manner {
     pub start_timeout: Option<Duration>,
     /// The longest silence once it is ready; none: any.
     pub watchdog: Option<Duration>,
+    /// How long nobody may use it before it goes back to its sockets; none: for ever.
+    #[serde(default)]
+    pub idle: Option<Duration>,
+    /// It is left alone for so long after its start.
+    #[serde(default)]
+    pub idle_min_uptime: Duration,
 }
 
 impl Default for Manner {
@@ -45,6 +51,8 @@ impl Default for Manner {
             stop_timeout: None,
             start_timeout: None,
             watchdog: None,
+            idle: None,
+            idle_min_uptime: Duration::ZERO,
         }
     }
 }
@@ -103,11 +111,32 @@ pub struct Course {
     pub(super) start_due: u64,
     /// When it has proved to be of use, microseconds; 0 for never.
     pub(super) loyal_due: u64,
+    /// When it is looked at next, microseconds; 0 for never.
+    #[serde(default)]
+    pub(super) idle_due: u64,
+    /// When somebody used it last.
+    #[serde(default)]
+    pub(super) busy: u64,
+    /// When it was looked at last; 0 for never.
+    #[serde(default)]
+    pub(super) looked: u64,
+    /// What it had taken of the processor then.
+    #[serde(default)]
+    pub(super) cpu: u64,
 }
 
 impl Course {
     fn new(manner: Manner) -> Box<Self> {
-        Box::new(Self { manner, shown: false, start_due: 0, loyal_due: 0 })
+        Box::new(Self {
+            manner,
+            shown: false,
+            start_due: 0,
+            loyal_due: 0,
+            idle_due: 0,
+            busy: 0,
+            looked: 0,
+            cpu: 0,
+        })
     }
 
     /// Whether it still has to show that it is ready.
@@ -146,6 +175,7 @@ impl Court {
 
     /// Its process runs.
     pub(super) fn course_begins(&mut self, key: Key, now: Now) {
+        self.look_for_idleness(key, now);
         let Some(course) = &mut self.vassals[key].course else { return };
         match (course.manner.ready, course.manner.start_timeout) {
             (Ready::AtOnce, _) => self.is_ready(key, now),
@@ -245,6 +275,7 @@ impl Court {
 
     /// Something is due that only such vassals have. `true` if its life goes on otherwise than before.
     pub(super) fn course_is_due(&mut self, key: Key, now: Now) -> bool {
+        self.look_if_due(key, now);
         let due = |at: u64| at > 0 && at <= now.micros;
         let Some(course) = &mut self.vassals[key].course else { return false };
         if due(course.loyal_due) {
@@ -284,6 +315,8 @@ mod tests {
         stop_timeout: None,
         start_timeout: None,
         watchdog: None,
+        idle: None,
+        idle_min_uptime: Duration::ZERO,
     };
     const NOTIFIES: Manner =
         Manner { ready: Ready::Notified, start_timeout: Some(s(90)), reload: Reload::Signal(1), ..PROGRAM };

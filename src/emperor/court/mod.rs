@@ -10,6 +10,7 @@ mod backoff;
 mod crowd;
 mod ends;
 mod failures;
+mod idle;
 mod lately;
 mod manner;
 mod reign;
@@ -26,6 +27,7 @@ mod zergs;
 
 pub use adopt::{Adoption, Gist, Record, ZergRecord};
 pub use backoff::Backoff;
+pub use idle::Use;
 pub use manner::{Course, Manner, Ready, Reload, Sign};
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};
@@ -146,6 +148,8 @@ pub enum Event {
     Died(Key, bool),
     /// Somebody connects to its on-demand socket.
     Connection(Key),
+    /// The answer to [`Action::Measure`].
+    Measured(Key, Use),
     /// Its changed file would not start: it was not told.
     ReloadRefused(Key),
     /// It cannot be told to reload: another process is to take its place.
@@ -192,6 +196,8 @@ pub enum Action {
     Signal(Key, Signal),
     /// Answer [`Event::Unread`], before anything else is reported: the answer holds for this moment.
     AskUnread(Key),
+    /// Look whether it is of use to anybody; then [`Event::Measured`].
+    Measure(Key),
     /// Send it its configuration once more.
     PushConfig(Key),
     /// Watch its on-demand socket: nobody serves it. [`Event::Connection`] if there is none any more.
@@ -372,6 +378,7 @@ impl Court {
                 self.with(key, |court| court.look_at_queue(key, waiting, scale, now));
             }
             Event::Connection(key) => self.with(key, |court| court.connection(key)),
+            Event::Measured(key, seen) => self.with(key, |court| court.measured(key, seen, now)),
             Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
             Event::MustRestart(key) => self.with(key, |court| court.must_restart(key, now)),
             Event::Unread(key, unread) => self.with(key, |court| court.unread(key, unread, now)),

@@ -233,7 +233,7 @@ impl Vassal {
 
     /// The next moment at which something is due; 0 for never.
     pub(super) fn due(&self) -> u64 {
-        let mut times = [self.deadline, 0, 0, 0, 0, 0];
+        let mut times = [self.deadline, 0, 0, 0, 0, 0, 0];
         if self.state == State::Up && self.is_alive() {
             times[1] = self.instance.heartbeat_due;
             if !self.instance.asked {
@@ -242,6 +242,7 @@ impl Vassal {
             }
             if let Some(course) = &self.course {
                 (times[4], times[5]) = (course.start_due, course.loyal_due);
+                times[6] = course.idle_due;
             }
         }
         times.into_iter().filter(|time| *time > 0).min().unwrap_or(0)

@@ -382,6 +382,12 @@ impl Hands {
         Some(GroupRecord { leaf: kept.group.as_ref()?.as_text().to_owned(), share: kept.share.clone() })
     }
 
+    /// What all that a vassal has started has taken of the processor, microseconds, if it has a group.
+    pub(super) fn group_cpu(&self, key: Key) -> Option<u64> {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        self.book.groups.usage(held.group.as_ref()?.group.as_ref()?).cpu_usec
+    }
+
     /// Looks at what vassals use, for no longer than this; those that it does not come to are next.
     pub fn measure(&mut self, patience: Duration) {
         let count = self.held.len();

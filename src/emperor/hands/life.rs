@@ -84,6 +84,8 @@ pub(super) fn manner(terms: &Terms) -> Manner {
         stop_timeout: stop_timeout.map(Seconds::duration),
         start_timeout,
         watchdog: watchdog.map(Seconds::duration),
+        idle: terms.demand.idle(),
+        idle_min_uptime: terms.demand.idle_min_uptime(),
     }
 }
 

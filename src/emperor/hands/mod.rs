@@ -9,6 +9,7 @@ pub mod command;
 mod config_pipe;
 pub mod draft;
 mod group;
+mod idle;
 pub mod judge;
 mod life;
 mod notices;
@@ -95,6 +96,7 @@ pub struct Hands {
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
+    seen: idle::Seen,
     offers: zerg::Offers,
     queues: scale::Queues,
     watches: sockets::Watches,
@@ -214,6 +216,7 @@ impl Hands {
             failures: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
+            seen: idle::Seen::default(),
             offers: zerg::Offers::default(),
             queues: scale::Queues::default(),
             watches: sockets::Watches::default(),
@@ -263,6 +266,7 @@ impl Hands {
                 return Some(Event::Unread(key, unread));
             }
             Action::Listen(key) => return self.listen_on(key, court),
+            Action::Measure(key) => return self.measure_use(key, court),
             Action::PushConfig(key) => self.push_config(key, court),
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {

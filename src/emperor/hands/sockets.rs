@@ -375,6 +375,11 @@ impl Sockets {
         true
     }
 
+    /// Its listening descriptors.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.list.iter().filter_map(|socket| Some(socket.listener.as_ref()?.socket.as_fd()))
+    }
+
     /// Whether there is one that can be watched.
     fn has_listener(&self) -> bool {
         self.list.iter().any(|socket| socket.listener.is_some())

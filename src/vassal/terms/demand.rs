@@ -6,6 +6,7 @@
 //! kernel has of it. So an address that reads otherwise is refused here: uWSGI would bind it a second time.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,10 @@ pub struct DemandTerms {
     on_demand: bool,
     socket: Option<Box<OwnSocket>>,
     dies_idle: bool,
+    #[serde(default)]
+    idle_seconds: u32,
+    #[serde(default)]
+    min_uptime_seconds: u32,
 }
 
 /// The socket that uWSGI is handed.
@@ -41,6 +46,10 @@ struct Unchecked {
     on_demand: bool,
     socket: Option<Box<OwnSocket>>,
     dies_idle: bool,
+    #[serde(default)]
+    idle_seconds: u32,
+    #[serde(default)]
+    min_uptime_seconds: u32,
 }
 
 /// What keeps a uWSGI vassal busy without any client.
@@ -63,6 +72,9 @@ const DUTIES: &[&str] = &[
     "unique-legion-cron",
 ];
 
+/// Most seconds.
+const MOST_SECONDS: u32 = 366 * 86_400;
+
 /// What `vassal-on-demand` says of each vassal: before all that its file says.
 pub const IMPOSED: &str = "--on-demand";
 
@@ -80,7 +92,14 @@ impl DemandTerms {
         let is_imposed = wish.as_ref().is_some_and(|got| got.origin.is_first_argument());
         let on_demand = wish.is_some_and(|got| got.value);
         let (dies_idle, mut left_out) = if is_command { (false, None) } else { dies_idle(asked) };
-        let mut terms = Self { on_demand, socket: None, dies_idle };
+        let keep = asked.flag("idle-keep").unwrap_or(false);
+        let seconds = |option, of_this: bool| -> Result<u32, TermsError> {
+            let number = if of_this { asked.number(option, 0..=i64::from(MOST_SECONDS))? } else { None };
+            Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0))
+        };
+        let idle_seconds = seconds("idle", is_command && !keep)?;
+        let min_uptime_seconds = seconds("idle-min-uptime", is_command)?;
+        let mut terms = Self { on_demand, socket: None, dies_idle, idle_seconds, min_uptime_seconds };
         let found = match is_command {
             _ if !on_demand => Ok(None),
             true if names_socket(asked) => Ok(None),
@@ -115,6 +134,18 @@ impl DemandTerms {
     #[must_use]
     pub fn arguments(&self) -> Vec<Vec<u8>> {
         if self.dies_idle { vec![b"--die-on-idle".to_vec()] } else { Vec::new() }
+    }
+
+    /// How long a program may be of no use to anybody before it is stopped.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_seconds > 0).then(|| Duration::from_secs(self.idle_seconds.into()))
+    }
+
+    /// How long after its start it is left alone.
+    #[must_use]
+    pub fn idle_min_uptime(&self) -> Duration {
+        Duration::from_secs(self.min_uptime_seconds.into())
     }
 
     /// Whether the file says nothing of it.
@@ -215,9 +246,12 @@ impl TryFrom<Unchecked> for DemandTerms {
     type Error = String;
 
     fn try_from(unchecked: Unchecked) -> Result<Self, String> {
-        let Unchecked { on_demand, socket, dies_idle } = unchecked;
+        let Unchecked { on_demand, socket, dies_idle, idle_seconds, min_uptime_seconds } = unchecked;
+        if idle_seconds.max(min_uptime_seconds) > MOST_SECONDS {
+            return Err("more than a year".into());
+        }
         socket.iter().try_for_each(|socket| socket.check())?;
-        Ok(Self { on_demand, socket, dies_idle })
+        Ok(Self { on_demand, socket, dies_idle, idle_seconds, min_uptime_seconds })
     }
 }
 

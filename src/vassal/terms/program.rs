@@ -64,6 +64,7 @@ const HONOURED: &[&str] = &[
     "cpu-affinity",
     "env",
     "gid",
+    "idle",
     "limit-as",
     "limit-nproc",
     "logto",

@@ -427,7 +427,7 @@ fn has_lost_file(held: &Held) -> bool {
     waiting.and_then(|waiting| waiting.listener.file.as_ref()).is_some_and(|file| !file.is_there())
 }
 
-fn somebody_waits(socket: &OwnedFd) -> bool {
+pub(super) fn somebody_waits(socket: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
         .is_ok_and(|ready| ready > 0)
 }
