@@ -23,21 +23,23 @@ use support::{Bed, PATIENCE, poll};
 /// Answers everybody with its process id and the name of the socket, says that it is loyal, and ends when it is told
 /// anything. With `unlink` it removes the files of its sockets then, as many programs do; with `shut`, it shuts them down.
 const SERVER: &str = r#"
-import os, select, socket, sys
+import os, select, signal, socket, sys
 link = socket.socket(fileno=int(os.environ["UWSGI_EMPEROR_FD"]))
 assert os.environ["LISTEN_PID"] == str(os.getpid())
 names = os.environ["LISTEN_FDNAMES"].split(":")
 assert len(names) == int(os.environ["LISTEN_FDS"])
 there = {socket.socket(fileno=3 + n): name for n, name in enumerate(names)}
+def end(*_):
+    for listener in there:
+        path = listener.getsockname()
+        if "unlink" in sys.argv and isinstance(path, str) and path: os.unlink(path)
+        if "shut" in sys.argv: listener.shutdown(socket.SHUT_RDWR)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
 link.send(b"\x01\x05\x11")
 while True:
     ready, _, _ = select.select([link, *there], [], [])
-    if link in ready:
-        for listener in there:
-            path = listener.getsockname()
-            if "unlink" in sys.argv and isinstance(path, str) and path: os.unlink(path)
-            if "shut" in sys.argv: listener.shutdown(socket.SHUT_RDWR)
-        sys.exit(0)
+    if link in ready: end()
     for listener in ready:
         client, _ = listener.accept()
         client.sendall(f"{os.getpid()} {there[listener]}".encode())
