@@ -36,8 +36,8 @@ fn sockets_stay_when_the_emperor_is_killed_and_a_service_manager_keeps_them() {
     let emperor = builder().start();
     let (pid, _) = answer(&bed, || at_path(&path));
     let before = inode(&path);
-    // Its process, its link, two sockets.
-    manager.until_vassals(4);
+    // Its process, its link, the socket at which it notifies us, two sockets.
+    manager.until_vassals(5);
     drop(emperor);
     kill(pid);
     let early = std::thread::spawn(move || at_port(port)); // waits in the queue, with nobody there at all
