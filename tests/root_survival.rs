@@ -10,6 +10,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use support::Bed;
 use support::emperor::{Builder, Kind};
+use support::systemd_box::SystemdBox;
 use support::{PATIENCE, poll};
 
 const TENANT: u32 = 23_456;
@@ -87,46 +88,6 @@ fn root_vassals_that_ran_as_root_do_not_go_on_so_under_a_tyrant() {
     emperor.stop_politely(&bed);
 }
 
-/// A real systemd in namespaces of its own, run by the program that SYSTEMD_BOX names.
-struct SystemdBox {
-    program: std::ffi::OsString,
-    name: String,
-}
-
-impl SystemdBox {
-    /// A box that shows this folder; `None`, and a line that says so, where there is no such program.
-    fn start(bed: &Bed) -> Option<Self> {
-        let Some(program) = std::env::var_os("SYSTEMD_BOX") else {
-            support::skip("SYSTEMD_BOX names no program that boots systemd");
-            return None;
-        };
-        let made = Self { program, name: format!("emperor-{}", std::process::id()) };
-        made.run(&["start", &made.name, "--bind", &bed.root().display().to_string()]);
-        Some(made)
-    }
-
-    fn run(&self, words: &[&str]) -> String {
-        let done = std::process::Command::new(&self.program).args(words).output().expect("the box");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        assert!(done.status.success(), "{words:?}: {}{}", text(&done.stdout), text(&done.stderr));
-        text(&done.stdout)
-    }
-
-    fn systemctl(&self, words: &[&str]) -> String {
-        self.run(&[&["exec", &self.name, "--", "systemctl"], words].concat())
-    }
-
-    fn property(&self, name: &str) -> String {
-        self.systemctl(&["show", "--value", "-p", name, "emperor"])
-    }
-}
-
-impl Drop for SystemdBox {
-    fn drop(&mut self) {
-        self.run(&["stop", &self.name]);
-    }
-}
-
 #[test]
 fn root_systemd_keeps_the_vassals_of_an_emperor_that_was_killed() {
     if !support::root() {
@@ -147,8 +108,8 @@ fn root_systemd_keeps_the_vassals_of_an_emperor_that_was_killed() {
     for name in ["a.ini", "b.ini", "c.ini"] {
         bed.vassal(name);
     }
-    let Some(systemd) = SystemdBox::start(&bed) else { return };
-    systemd.run(&["copy", &systemd.name, &unit.display().to_string(), "/etc/systemd/system/"]);
+    let Some(systemd) = SystemdBox::start(&bed, "emperor") else { return };
+    systemd.copy(&unit, "/etc/systemd/system/");
     systemd.systemctl(&["start", "emperor"]);
     for name in ["a.ini", "b.ini", "c.ini"] {
         bed.until("all are loyal", |log| log.said(name, 17) == 1);
@@ -165,7 +126,7 @@ fn root_systemd_keeps_the_vassals_of_an_emperor_that_was_killed() {
             (systemd.property("MainPID") != before && systemd.property("ActiveState") == "active")
                 .then_some(())
         });
-        assert!(done.is_some(), "{}", systemd.run(&["logs", &systemd.name, "-u", "emperor"]));
+        assert!(done.is_some(), "{}", systemd.journal());
         systemd.systemctl(&["reload", "emperor"]);
         kept("8");
     }
@@ -180,7 +141,7 @@ fn root_systemd_keeps_the_vassals_of_an_emperor_that_was_killed() {
     bed.remove("v/b.ini");
     bed.until("a stop", |log| log.heard("b.ini") == ["0"]);
     kept("6");
-    systemd.run(&["exec", &systemd.name, "--", "kill", "-KILL", &bed.started("c.ini", 1).to_string()]);
+    systemd.exec(&["kill", "-KILL", &bed.started("c.ini", 1).to_string()]);
     bed.started("c.ini", 2);
     systemd.systemctl(&["stop", "emperor"]);
     kept("0");

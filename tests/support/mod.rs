@@ -15,6 +15,7 @@ pub(crate) mod given;
 pub(crate) mod manager;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod systemd_box;
 pub(crate) mod tools;
 
 pub(crate) use bed::Bed;
