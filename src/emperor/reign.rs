@@ -105,6 +105,8 @@ struct Reign {
     events: Vec<Event>,
     actions: VecDeque<Action>,
     ending: Option<Instant>,
+    /// When the sources had been read for the first time.
+    began: Option<Instant>,
     renewal: Renewal,
     keeps: bool,
     store: Option<Store>,
@@ -121,6 +123,10 @@ const SAME_WISH: Duration = Duration::from_millis(500);
 /// How long vassals' control groups are looked at for one document. Those that this does not suffice for are the next
 /// one's first, and stand there as they were seen last.
 const MEASURING: Duration = Duration::from_millis(20);
+
+/// How long the first vassals may take to say that they have started before the manager is told that the emperor is
+/// ready: one that hangs is not the others' concern. Below systemd's usual patience, 90 seconds.
+const FIRST_ROUND: Duration = Duration::from_secs(20);
 
 /// What the loop was woken by.
 enum Woken {
@@ -185,11 +191,13 @@ impl Reign {
         }
         launch.places = sources.infos().filter_map(|(_, info)| Place::new(info)).collect();
         policy.on_demand |= sources.infos().any(|(_, info)| info.carries); // each row may name a socket
+        policy.on_demand |= !heritage.sockets.is_empty();
         if let Some((_, last)) = sources.infos().last() {
             launch.vassals_dir = Text::from(last.cwd.as_os_str());
         }
         let policy_watch = launch.policy.watch();
-        let hands = Hands::new(spawner, launch)?;
+        let mut hands = Hands::new(spawner, launch)?;
+        hands.take_passed(std::mem::take(&mut heritage.sockets));
         let vassals = Readable::new(hands.readiness()?)?;
         let server = match accession.stats.map(Server::bind).transpose() {
             Err(error) if is_own => {
@@ -219,6 +227,7 @@ impl Reign {
             events: Vec::new(),
             actions: VecDeque::new(),
             ending: None,
+            began: None,
             renewal,
             keeps: accession.keeps,
             store: None,
@@ -397,14 +406,16 @@ impl Reign {
             self.sources.next_timeout(),
             self.alive_at,
             self.renewal.next_timeout(),
+            self.began.filter(|_| !self.manager.is_ready()).map(|at| at + FIRST_ROUND),
         ];
         others.into_iter().chain([court]).flatten().min()
     }
 
     fn tell_manager(&mut self) {
         self.manager.governing(self.court.running());
-        if !self.court.is_starting() {
-            self.manager.ready();
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if (!self.court.is_starting() || began.elapsed() >= FIRST_ROUND) && self.manager.ready() {
+            self.hands.tell_of_idle_sockets(&self.court);
         }
     }
 

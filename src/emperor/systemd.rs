@@ -30,11 +30,19 @@ impl Manager {
         }
     }
 
-    /// The sources have been read and their vassals started. Said once.
-    pub fn ready(&mut self) {
-        if !std::mem::replace(&mut self.ready, true) {
+    /// The sources have been read and their vassals started. Said once; whether it was said now.
+    pub fn ready(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.ready, true);
+        if first {
             send(&[NotifyState::Ready]);
         }
+        first
+    }
+
+    /// Whether that was said.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
     }
 
     /// All vassals are being told to reload; [`Manager::reloaded`] must follow.

@@ -253,6 +253,29 @@ impl Listener {
     }
 }
 
+impl Address {
+    /// Where a listening socket of somebody else's listens; `None` for what is none, or has no name.
+    #[must_use]
+    pub fn of(socket: &impl AsFd) -> Option<Self> {
+        let socket = socket.as_fd();
+        if getsockopt(&socket, sockopt::AcceptConn) != Ok(true) {
+            return None;
+        }
+        let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
+        if let Some(v4) = address.as_sockaddr_in() {
+            return Some(Self::Tcp(SocketAddr::from((v4.ip(), v4.port()))));
+        }
+        if let Some(v6) = address.as_sockaddr_in6() {
+            return Some(Self::Tcp(SocketAddr::from((v6.ip(), v6.port()))));
+        }
+        let unix = address.as_unix_addr()?;
+        match unix.path() {
+            Some(path) => Some(Self::Path(path.to_owned())),
+            None => unix.as_abstract().map(|name| Self::BareAbstract(name.to_vec())),
+        }
+    }
+}
+
 fn depth(backlog: u32) -> Backlog {
     Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN)
 }

@@ -82,6 +82,8 @@ pub struct Hands {
     /// The environment of every vassal that needs nothing special.
     environment: CStrings,
     asks: on_demand::Asks,
+    /// Sockets that the service manager has bound.
+    passed: Vec<on_demand::Passed>,
     book: group::Book,
     /// What vassals without files are started with.
     supplies: config_pipe::Table,
@@ -208,6 +210,7 @@ impl Hands {
             launch,
             environment,
             asks: on_demand::Asks::default(),
+            passed: Vec::new(),
             book,
             supplies: HashMap::new(),
             lives: HashMap::new(),

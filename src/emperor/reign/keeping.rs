@@ -12,7 +12,7 @@ use tracing::{error, info};
 impl Reign {
     /// Goes on with what was left.
     pub(super) fn inherit(&mut self, heritage: Heritage) {
-        let Heritage { header, vassals, store, stale, troubles, offers: _ } = heritage;
+        let Heritage { header, vassals, store, stale, troubles, offers: _, sockets: _ } = heritage;
         for trouble in &troubles {
             error!("[emperor] {trouble}");
         }

@@ -270,6 +270,7 @@ impl Reign {
         let vassals = state.survivors.iter().flat_map(|survivor| numbers(&survivor.estate));
         let files = self.renewal.pid_files.iter().flat_map(|file| [file.directory, file.file]);
         let safe = self.hands.safe_fds().iter().copied().filter(|number| fds::is_open(*number));
+        let bound = self.hands.passed().map(|(_, fd)| fd.as_raw_fd());
         let others = [Some(file.as_raw_fd()), self.superior.number()];
         let process = state.header.process.iter();
         let offers = process.flat_map(|process| {
@@ -277,7 +278,7 @@ impl Reign {
                 process.doors.iter().flat_map(|door| door.numbers.iter().map(|(number, _)| Some(*number)));
             doors.chain(process.offered.iter().map(|socket| socket.number))
         });
-        vassals.chain(offers).chain(others).flatten().chain(files).chain(safe).collect()
+        vassals.chain(offers).chain(others).flatten().chain(files).chain(safe).chain(bound).collect()
     }
 
     /// All that is known.
@@ -295,6 +296,7 @@ impl Reign {
             strays: self.hands.has_others(),
             pid_files: self.renewal.pid_files.clone(),
             store: self.store.as_ref().map(Store::record),
+            sockets: self.hands.passed().map(|(name, fd)| (name.to_owned(), fd.as_raw_fd())).collect(),
         };
         State { survivors: survivors.collect(), header: Header { process: Some(process), ..self.header() } }
     }

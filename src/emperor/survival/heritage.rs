@@ -31,6 +31,8 @@ pub struct Heritage {
     pub offers: OffersLeft,
     /// What is to be told as soon as there is a log.
     pub troubles: Vec<String>,
+    /// Listening sockets that the service manager has passed, by the names that it gives them.
+    pub sockets: Vec<(String, OwnedFd)>,
 }
 
 /// One vassal.
@@ -57,7 +59,17 @@ impl Heritage {
         let mut heritage = Self::default();
         if let Some(file) = left_by_exec() {
             heritage.take_over(file);
-        } else if let Some(found) = Found::of_the_manager() {
+            return heritage;
+        }
+        let mut found = Found::default();
+        for (name, fd) in inherited_sockets() {
+            if name.starts_with(OURS) {
+                found.add(&name, fd);
+            } else {
+                heritage.sockets.push((name, fd));
+            }
+        }
+        if found.is_something() {
             heritage.take_from_manager(found);
         }
         heritage
@@ -80,6 +92,9 @@ impl Heritage {
                 if let Some(process) = &state.header.process {
                     self.take_offers(&process.doors, &process.offered);
                 }
+                let passed = state.header.process.iter().flat_map(|process| process.sockets.clone());
+                self.sockets =
+                    passed.filter_map(|(name, number)| Some((name, fds::adopt(number).ok()?))).collect();
                 self.header = Some(state.header);
             }
             Err(damage) => {
@@ -255,31 +270,8 @@ struct Bundle {
 }
 
 impl Found {
-    /// Takes what is ours of what was passed to this process. Source: sd_listen_fds(3).
-    fn of_the_manager() -> Option<Self> {
-        let [pid, count, names] = LISTEN_VARIABLES.map(|name| std::env::var(name).ok());
-        if pid?.parse() != Ok(std::process::id()) {
-            return None;
-        }
-        let (count, names): (usize, _) = (count?.parse().ok()?, names?);
-        let mut found = Self::default();
-        let mut ours = false;
-        for (number, name) in (FIRST_PASSED..).zip(names.split(':')).take(count) {
-            if name.starts_with(OURS)
-                && let Ok(fd) = fds::adopt_elsewhere(number)
-            {
-                ours = true;
-                found.add(name, fd);
-            }
-        }
-        if !ours {
-            return None;
-        }
-        for name in LISTEN_VARIABLES {
-            // If it cannot be removed there are other threads, which nobody has started yet.
-            let _ = alone::remove_variable(name.as_ref());
-        }
-        Some(found)
+    fn is_something(&self) -> bool {
+        !self.states.is_empty() || !self.bundles.is_empty()
     }
 
     fn add(&mut self, name: &str, fd: OwnedFd) {
@@ -325,6 +317,28 @@ impl Bundle {
             end(pidfd);
         }
     }
+}
+
+/// Takes what a service manager has passed to this process, with the names that it gives it; the variables that tell
+/// of it are gone then. Call while there is one thread. Source: sd_listen_fds(3).
+#[must_use]
+pub fn inherited_sockets() -> Vec<(String, OwnedFd)> {
+    let [pid, count, names] = LISTEN_VARIABLES.map(|name| std::env::var(name).ok());
+    let ours = pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id());
+    let count: usize = count.filter(|_| ours).and_then(|count| count.parse().ok()).unwrap_or(0);
+    if count == 0 {
+        return Vec::new();
+    }
+    let names = names.unwrap_or_default();
+    let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
+    let passed = (FIRST_PASSED..).zip(names).take(count);
+    let taken =
+        passed.filter_map(|(number, name)| Some((name, fds::adopt_elsewhere(number).ok()?))).collect();
+    for name in LISTEN_VARIABLES {
+        // If it cannot be removed there are other threads, which nobody has started yet.
+        let _ = alone::remove_variable(name.as_ref());
+    }
+    taken
 }
 
 /// The first descriptor that a service manager passes.

@@ -14,7 +14,7 @@ mod state;
 mod store;
 
 pub(crate) use heritage::end;
-pub use heritage::{Heritage, Inherited};
+pub use heritage::{Heritage, Inherited, inherited_sockets};
 pub use origin::Origin;
 pub use state::{
     Damage, Estate, Header, PidFileRecord, ProcessRecord, SocketEstate, SourceRecord, State, StoreRecord,

@@ -61,6 +61,9 @@ pub struct ProcessRecord {
     /// The emperor's own sockets, which are offered there.
     #[serde(default)]
     pub offered: Vec<SocketEstate>,
+    /// The sockets that the service manager has bound, with its names for them.
+    #[serde(default)]
+    pub sockets: Vec<(String, i32)>,
 }
 
 /// What there is in the service manager's store, beside the vassals.

@@ -7,6 +7,7 @@
 mod ask;
 mod companion;
 mod own;
+mod passed;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -26,6 +27,7 @@ use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
 use crate::vassal::terms::demand;
 
 pub(super) use ask::Asks;
+pub(super) use passed::Passed;
 
 /// Where the address of a vassal's socket comes from. Only the first that is set counts.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +128,9 @@ impl Hands {
     }
 
     pub(super) fn admit(&mut self, key: Key, court: &Court) -> Option<Event> {
+        if let Some(outcome) = self.admit_to_passed(key, court) {
+            return Some(outcome);
+        }
         let vassal = court.get(key)?;
         let owner = self.socket_owner(vassal);
         let carried = self.launch.carries(vassal.source);
