@@ -4,6 +4,7 @@
 //! rules (any option of the table, unique prefixes, files) and its own reader in `config`.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod check;
 mod options;
 mod run;
@@ -31,6 +32,12 @@ enum Role {
     Run {
         /// Directories, files and options, as uWSGI takes them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run one vassal without an emperor, as `uwsgi --ini FILE` would; for a unit of its own.
+    Vassal {
+        /// Options of the vassal, such as `--ini FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
         arguments: Vec<OsString>,
     },
     /// Look at files as the emperor would: options, problems, engine, command line.
@@ -70,14 +77,23 @@ pub fn main() -> ExitCode {
 fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().and_then(|word| word.to_str()) {
-        Some("vassal") => Ok(launch::main(rest)), // first: it is the emperor that waits
+        // First: it is the emperor that waits.
+        Some("vassal") if rest == ["--plan"] => Ok(launch::main(rest)),
+        Some("vassal") if !is_help(rest) => alone::main(rest),
         Some("probe") => Ok(probe::main(rest)),
         Some("judge") => Ok(check::judge(rest)),
         Some("rehearse") => rehearse(rest),
-        Some("run" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version")
+        Some(
+            "run" | "vassal" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V"
+            | "--version",
+        )
         | None => command(arguments),
         Some(_) => run::main(arguments),
     }
+}
+
+fn is_help(words: &[OsString]) -> bool {
+    words.first().is_some_and(|word| word == "--help" || word == "-h")
 }
 
 /// Another program of ours wants to know whether this one could take its place, with these arguments.
@@ -104,6 +120,7 @@ fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     };
     let text = match command.role {
         Role::Run { arguments } => return run::main(&arguments),
+        Role::Vassal { arguments } => return alone::main(&arguments),
         Role::Check(arguments) => return check::main(&arguments),
         Role::Options { word: None } => options::grouped(),
         Role::Options { word: Some(word) } => {

@@ -42,6 +42,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let mut launcher = Launcher {
         vassal: Text::default(),
         link,
+        alone: false,
         pipe: None,
         kept: Vec::new(),
         limit: Cell::new(0),
@@ -57,6 +58,8 @@ pub fn main(args: &[OsString]) -> ExitCode {
 struct Launcher {
     vassal: Text,
     link: Option<OwnedFd>,
+    /// No emperor has started this.
+    alone: bool,
     pipe: Option<OwnedFd>,
     kept: Vec<OwnedFd>,
     /// Seconds after which this process is ended; 0 for never.
@@ -72,6 +75,10 @@ impl Launcher {
         let plan =
             plan.map_err(|error| Failure::new(Step::Plan, &format!("descriptor {PLAN_FD}"), &error))?;
         self.vassal = plan.vassal;
+        self.alone = plan.alone;
+        if self.alone {
+            self.link = None; // whatever else was open there
+        }
         if plan.config_pipe {
             let pipe = fds::adopt(CONFIG_FD);
             let failed = |error| Failure::new(Step::Descriptors, &format!("descriptor {CONFIG_FD}"), &error);
@@ -242,8 +249,10 @@ impl Launcher {
     /// Becomes the engine; what comes back is why not.
     fn exec(&self, wanted: super::plan::Exec) -> Failure {
         let hand_over = || {
-            let link = self.link.as_ref().ok_or(Errno::EBADF)?;
-            self.kept.iter().chain(&self.pipe).chain([link]).try_for_each(|fd| keep_open(fd.as_fd()))
+            if self.link.is_none() && !self.alone {
+                return Err(Errno::EBADF.into());
+            }
+            self.kept.iter().chain(&self.pipe).chain(&self.link).try_for_each(|fd| keep_open(fd.as_fd()))
         };
         let wanted = exec::Prepared::new(wanted);
         if let Err(error) = hand_over() {

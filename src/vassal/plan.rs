@@ -45,6 +45,9 @@ pub struct LaunchPlan {
     /// Further descriptors that the engine keeps under their own numbers (`safe-fd`).
     #[serde(default)]
     pub safe_fds: Vec<i32>,
+    /// Whether there is no emperor, and so no link to one: a unit of the vassal's own has started it.
+    #[serde(default)]
+    pub alone: bool,
     /// What to do, first to last. The last is an [`Op::Exec`] or an [`Op::Exit`].
     pub ops: Vec<Op>,
 }
@@ -359,7 +362,7 @@ impl VassalOrder {
         safe_fds.retain(|number| *number > CONFIG_FD); // the others are what the launcher says they are
         safe_fds.sort_unstable();
         safe_fds.dedup();
-        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, safe_fds, ops }
+        LaunchPlan { vassal: self.name, config_pipe: self.config_pipe, safe_fds, alone: false, ops }
     }
 }
 
@@ -401,7 +404,7 @@ impl SideOrder {
             ops.push(op);
         }
         ops.push(Op::Exit);
-        LaunchPlan { vassal: self.name, config_pipe: false, safe_fds: Vec::new(), ops }
+        LaunchPlan { vassal: self.name, config_pipe: false, safe_fds: Vec::new(), alone: false, ops }
     }
 }
 

@@ -35,7 +35,7 @@ fn plan_of(mut ops: Vec<Op>, last: Vec<Op>, asked: &[&str]) -> LaunchPlan {
     let program = Text::from(asker().into_os_string());
     let args = asked.iter().map(|word| Text::from(*word)).collect();
     ops.push(Op::Exec(Exec { programs: vec![program], args, magic: None }));
-    LaunchPlan { vassal: "a.ini".into(), config_pipe: false, safe_fds: Vec::new(), ops }
+    LaunchPlan { vassal: "a.ini".into(), config_pipe: false, safe_fds: Vec::new(), alone: false, ops }
 }
 
 /// All operations of these privileges, in their order.

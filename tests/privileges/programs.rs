@@ -48,7 +48,7 @@ fn plan(level: Level, start: Start, dir: &Path, program: &str, args: &[String]) 
     ]));
     let args = args.iter().map(|arg| Text::from(arg.as_str())).collect();
     ops.push(Op::Exec(Exec { programs: vec![program.into()], args, magic: None }));
-    LaunchPlan { vassal: "a.ini".into(), config_pipe: false, safe_fds: Vec::new(), ops }
+    LaunchPlan { vassal: "a.ini".into(), config_pipe: false, safe_fds: Vec::new(), alone: false, ops }
 }
 
 fn has_landlock() -> bool {

@@ -152,8 +152,13 @@ fn root_the_identity_of_root_is_refused_whatever_the_plan_says() {
     }
     for (op, step) in [(Op::SetUser(0), Step::User), (Op::SetGroup(0), Step::Group)] {
         let ops = vec![op, Op::Exec(Exec { programs: vec!["/bin/true".into()], ..Exec::default() })];
-        let ended =
-            launch(&LaunchPlan { vassal: "a.ini".into(), config_pipe: false, safe_fds: Vec::new(), ops });
+        let ended = launch(&LaunchPlan {
+            vassal: "a.ini".into(),
+            config_pipe: false,
+            safe_fds: Vec::new(),
+            alone: false,
+            ops,
+        });
         assert_eq!(ended.failure().0, step);
     }
 }
