@@ -23,6 +23,10 @@ fn what_a_pool_holds_is_the_same_over_reloads_and_renewals_and_for_every_client(
     assert_eq!(again.iter().map(id).collect::<Vec<_>>(), sockets);
     assert_eq!([inode(&door), inode(&unix)], files);
     drop((first, again));
+    std::fs::remove_file(&unix).expect("its file");
+    emperor.nudge();
+    poll(PATIENCE, || unix.exists().then_some(())).expect("its file again");
+    assert_eq!(inode(&unix), files[1]);
     // Nobody reads from it: who connects waits for a member.
     let mut waiting = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a place in its queue");
     waiting.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
@@ -184,4 +188,29 @@ fn root_another_user_gets_sockets_only_where_it_is_named() {
         }
         emperor.stop(&bed);
     }
+}
+
+#[test]
+fn a_renewed_emperor_offers_what_its_configuration_says_now_as_soon_as_it_can_be_had() {
+    let bed = bed();
+    let (first, second) = (bed.path("first"), bed.path("second"));
+    let (a, b) = (bed.path("a.sock"), free_port());
+    let write = |pools: &str| {
+        bed.write("emperor.ini", format!("[uwsgi]\nemperor = {}\n{pools}", text(&bed.v())));
+    };
+    let old = format!("zerg-pool = {}:{}\n", text(&first), text(&a));
+    write(&old);
+    let emperor = Builder::bare(&bed, Kind::Ours).opt("ini", bed.path("emperor.ini")).start();
+    offered(text(&first));
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, b)).expect("the port");
+    write(&format!("zerg-pool = {}:127.0.0.1:{b}\n", text(&second)));
+    emperor.renew(&bed);
+    let told = emperor.wait_log("cannot offer sockets");
+    assert!(told.contains(&b.to_string()) && told.contains("Address already in use"), "{told}");
+    assert!(!first.exists() && !a.exists(), "they are named no more");
+    drop(taken);
+    emperor.nudge();
+    emperor.wait_log("all that zerg-server and zerg-pool name is offered now");
+    assert_eq!(addresses(&offered(text(&second))), [format!("127.0.0.1:{b}")]);
+    emperor.stop(&bed);
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -21,7 +21,7 @@ use super::{Hands, Token};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
 use crate::vassal::plan::Text;
-use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
+use crate::vassal::socket::{Address, FileRecord, Listener, Manner, Restored, SocketFile};
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 use crate::vassal::terms::zerg::Door;
 use crate::zerg::server::{Allowed, Peer, Served, serve};
@@ -35,6 +35,8 @@ pub(super) struct Offers {
     sockets: Vec<Own>,
     /// Nobody is let in before, because no descriptor was left.
     shut_until: Option<Instant>,
+    /// What the emperor's own configuration offers, if all of it is not there yet, and what was said of that.
+    lacking: Option<(PathBuf, String)>,
     /// Who was refused, as far as that was said.
     refused: BTreeSet<(String, u32)>,
 }
@@ -112,7 +114,11 @@ impl Hands {
             let pooled = |door: &Door| door.sockets.is_empty() || door.sockets.contains(&term.address);
             terms.zerg().doors.iter().any(pooled)
         };
+        let is_there = |own: &Own, term: &SocketTerm| own.term.address == term.address;
         for term in terms.sockets().iter().filter(is_offered) {
+            if self.offers.sockets.iter().any(|own| is_there(own, term)) {
+                continue;
+            }
             let former = left_sockets.iter().position(|(_, record)| record.term.address == term.address);
             let listener = match former.map(|at| left_sockets.swap_remove(at)) {
                 Some((socket, record)) => {
@@ -120,7 +126,7 @@ impl Hands {
                     let listener = Listener { file, socket };
                     listener.tune(&term.manner).map(|()| listener)
                 }
-                None => term.address.bind_in(&term.manner, None),
+                None => term.address.bind_in(&term.manner, None).map(secured),
             };
             match listener {
                 Ok(listener) => {
@@ -130,6 +136,10 @@ impl Hands {
             }
         }
         for door in &terms.zerg().doors {
+            let own = |open: &Open| open.of.is_none() && open.door == *door;
+            if self.offers.doors.iter().flatten().any(own) {
+                continue;
+            }
             let is_it =
                 |left: &(DoorRecord, Vec<OwnedFd>)| left.0.vassal.is_none() && left.0.door.at == door.at;
             let former = left_doors.iter().position(is_it).map(|at| left_doors.swap_remove(at));
@@ -144,13 +154,48 @@ impl Hands {
         for (record, fds) in left_doors {
             let name = record.vassal.as_ref().map(|name| VassalName::new(name.as_bytes()));
             let (Some(key), door) = (name.and_then(|name| court.find(&name)), record.door.clone()) else {
-                continue; // whose it was is no more, or does not offer it any more
+                // Whose it was is no more, or does not offer it any more: its file goes.
+                record
+                    .numbers
+                    .iter()
+                    .filter_map(|(_, file)| file.as_ref())
+                    .map(SocketFile::of_record)
+                    .for_each(drop);
+                continue;
             };
             if let Err(cause) = self.reopen(Some(key), door, record, fds) {
                 error!("[emperor] a zerg server is lost until its vassal starts again: {cause}");
             }
         }
+        left_sockets
+            .iter()
+            .filter_map(|(_, record)| record.file.as_ref())
+            .map(SocketFile::of_record)
+            .for_each(drop);
+        self.offers.lacking = failed.as_ref().map(|error| (directory.to_path_buf(), error.to_string()));
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Puts the files of the emperor's own sockets back, and tries once more what could not be had.
+    pub(super) fn look_after_offers(&mut self, court: &Court) {
+        for file in self.offers.sockets.iter().filter_map(|own| own.listener.file.as_ref()) {
+            match file.restore() {
+                Ok(Restored::WasThere) => {}
+                Ok(Restored::IsBack) => {
+                    info!("[emperor] the file of the socket {} is back", file.path().display())
+                }
+                Ok(Restored::Lost) => {
+                    warn!("[emperor] the file of the socket {} is gone", file.path().display())
+                }
+                Err(cause) => warn!("[emperor] the file of the socket {}: {cause}", file.path().display()),
+            }
+        }
+        let Some((directory, told)) = self.offers.lacking.take() else { return };
+        match self.offer_own(&directory, OffersLeft::default(), court) {
+            Ok(()) => info!("[emperor] all that zerg-server and zerg-pool name is offered now"),
+            Err(error) if error.to_string() != told => error!("[emperor] {error}"),
+            Err(_) => {}
+        }
     }
 
     /// Opens and closes the doors of a vassal, as its file says.
@@ -373,6 +418,14 @@ impl Hands {
         let sockets = self.offers.sockets.iter().map(|own| (own.listener.socket.as_fd(), socket(own)));
         (self.offers.doors.iter().flatten().filter_map(door).collect(), sockets.collect())
     }
+}
+
+/// A member may remove its file, which has a second name then.
+fn secured(mut listener: Listener) -> Listener {
+    if let Some(file) = &mut listener.file {
+        file.secure();
+    }
+    listener
 }
 
 fn manner(door: &Door) -> Manner {

@@ -319,6 +319,7 @@ impl Hands {
     /// Looks whether clients still find the sockets that wait.
     pub fn look_after_sockets(&mut self, court: &Court) {
         self.restore_all_sockets(court);
+        self.look_after_offers(court);
         let keys: Vec<Key> =
             self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
         for key in keys {
