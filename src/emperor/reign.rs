@@ -473,7 +473,8 @@ impl Reign {
         info!("*** vassals list ***");
         for (_, vassal) in self.court.vassals() {
             let status = match vassal.state {
-                State::Cursed | State::Stopping(Then::Forget | Then::Restart | Then::Rest) => 1,
+                State::Cursed
+                | State::Stopping(Then::Forget | Then::Restart | Then::Rest | Then::RestByHand) => 1,
                 State::Stopping(Then::Wait) => 2,
                 _ => 0,
             };

@@ -61,7 +61,10 @@ impl World {
             let Some(file) = self.file_of(key) else { panic!("{vassal:?} has no file") };
             assert!(!vassal.identity.differs(&file.identity));
             assert!(vassal.zerg.is_none_or(|zerg| self.court.get(zerg.base).is_some()));
+            let by_hand = self.by_hand.get(&vassal.name) == Some(&file.version);
+            assert_eq!(by_hand, vassal.state == State::Resting(Rest::ByHand), "{vassal:?}");
             match vassal.state {
+                State::Resting(Rest::ByHand) => {}
                 State::Up => {
                     let process = &self.live[&key];
                     assert!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emperor::emperor::court::{Policy, Sign};
+use emperor::emperor::court::{Policy, Sign, Wish};
 use emperor::vassal::link::Word;
 use proptest::prelude::*;
 
@@ -90,6 +90,11 @@ pub(crate) enum Step {
         clean: bool,
     },
     Connect,
+    /// Somebody operates a vassal by hand.
+    Want {
+        which: usize,
+        wish: Wish,
+    },
     Pass {
         micros: u64,
     },
@@ -134,6 +139,14 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         Answer::NotBound,
         Answer::Again,
     ]);
+    let wish = prop::sample::select(vec![
+        Wish::Stop,
+        Wish::Start,
+        Wish::Start,
+        Wish::Restart,
+        Wish::Reload,
+        Wish::Clear,
+    ]);
     let micros = prop::sample::select(vec![1, 1000, 100_000, 400_000, 1_000_000, 11_000_000, 70_000_000]);
     prop_oneof![
         8 => (file.clone(), any::<[bool; 3]>())
@@ -155,6 +168,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => which.clone().prop_map(|which| CloseLink { which }),
         6 => (which.clone(), any::<bool>()).prop_map(|(which, clean)| Die { which, clean }),
         3 => Just(Connect),
+        5 => (which.clone(), wish).prop_map(|(which, wish)| Want { which, wish }),
         10 => micros.prop_map(|micros| Pass { micros }),
         1 => Just(ReloadAll),
         1 => Just(ClearBlacklist),

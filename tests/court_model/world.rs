@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use emperor::emperor::court::{
-    Action, Court, Event, Key, Manner, Now, Policy, Ready, Reload, Sign, Signal, State, Vassal,
+    Action, Court, Event, Key, Manner, Now, Policy, Ready, Reload, Sign, Signal, State, Vassal, Wish,
 };
 use emperor::emperor::source::{Identity, Oddity, Report, SourceId, VassalName};
 use emperor::vassal::link::{Order, Word};
@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) forgotten: HashSet<Key>,
     /// What those that ended had read.
     pub(crate) last_version: HashMap<Key, u64>,
+    /// Those that were stopped by hand last, and the versions of their files then.
+    pub(crate) by_hand: HashMap<VassalName, u64>,
     pub(crate) scanning: BTreeSet<u16>,
     pub(crate) short_until: u64,
     pub(crate) versions: u64,
@@ -95,6 +97,7 @@ impl World {
             admitting: Vec::new(),
             forgotten: HashSet::new(),
             last_version: HashMap::new(),
+            by_hand: HashMap::new(),
             scanning: BTreeSet::new(),
             short_until: 0,
             versions: 0,
@@ -413,6 +416,12 @@ impl World {
                     self.happens(Event::Connection(key));
                 }
             }
+            Step::Want { which, wish } => {
+                let keys: Vec<_> = self.court.vassals().map(|(key, _)| key).collect();
+                if let Some(key) = keys.get(which % keys.len().max(1)) {
+                    self.want(*key, wish);
+                }
+            }
             Step::Pass { micros } => self.pass(micros),
             Step::ReloadAll => self.happens(Event::ReloadAll),
             Step::ClearBlacklist => self.happens(Event::ClearBlacklist),
@@ -445,6 +454,18 @@ impl World {
                 self.happens(Event::LinkClosed(key));
             }
         }
+    }
+
+    /// Who is stopped by hand, and with which version of his file, is known here, too.
+    fn want(&mut self, key: Key, wish: Wish) {
+        if let (Ok(()), Some(vassal)) = (self.court.permits(key, wish), self.court.get(key)) {
+            match wish {
+                Wish::Stop => drop(self.by_hand.insert(vassal.name.clone(), vassal.identity.inode)),
+                Wish::Start | Wish::Restart => drop(self.by_hand.remove(&vassal.name)),
+                Wish::Reload | Wish::Clear => {}
+            }
+        }
+        self.happens(Event::Wanted(key, wish));
     }
 
     pub(crate) fn admitted(&mut self, which: usize, answer: Answer) {

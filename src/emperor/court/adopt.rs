@@ -45,6 +45,8 @@ pub struct Record {
     first_run: u64,
     last_run: u64,
     #[serde(default)]
+    down_since: u64,
+    #[serde(default)]
     respawns: u32,
     present: bool,
     #[serde(default)]
@@ -111,6 +113,7 @@ impl Event {
             | Self::ReloadRefused(key)
             | Self::MustRestart(key)
             | Self::Queue { key, .. }
+            | Self::Wanted(key, _)
             | Self::Unread(key, _) => Some(*key),
             Self::Report(_) | Self::ReloadAll | Self::ClearBlacklist | Self::Shutdown | Self::Tick => None,
         }
@@ -178,6 +181,7 @@ impl Court {
             born: vassal.born,
             first_run: vassal.first_run,
             last_run: vassal.last_run,
+            down_since: vassal.down_since,
             respawns: vassal.respawns,
             present: vassal.present,
             elsewhere: vassal.elsewhere,
@@ -250,6 +254,7 @@ impl Court {
             born: record.born,
             first_run: record.first_run,
             last_run: record.last_run,
+            down_since: record.down_since,
             respawns: record.respawns,
             scan: 0,
             present: record.present && adoption.source.is_some(),
@@ -287,7 +292,8 @@ impl Court {
             State::Up if vassal.is_alive() && adoption.restart => self.stop(key, Then::Restart, now),
             State::Up | State::Cursed | State::Stopping(_) if vassal.is_alive() => self.arm(key),
             State::Paused => self.arm(key),
-            State::Resting(Rest::Idle | Rest::Abandoned) => {}
+            State::Resting(Rest::Idle | Rest::Abandoned | Rest::ByHand) => {}
+            State::Stopping(Then::RestByHand) => self.rest_by_hand(key, now),
             // It waited for something that is to be asked for again, or was decided by rules that may have changed.
             _ => self.appear(key, now),
         }

@@ -46,6 +46,7 @@ impl Court {
             vassal.backoff = None;
             vassal.failures = 0;
         }
+        vassal.down_since = now.epoch;
         vassal.failures = vassal.failures.saturating_add(1);
         let failures = vassal.failures;
         if self.policy.abandon_after > 0 && failures >= self.policy.abandon_after {

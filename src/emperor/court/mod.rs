@@ -13,6 +13,7 @@ mod failures;
 mod idle;
 mod lately;
 mod manner;
+mod operator;
 mod reign;
 mod reload;
 mod reports;
@@ -29,6 +30,7 @@ pub use adopt::{Adoption, Gist, Record, ZergRecord};
 pub use backoff::Backoff;
 pub use idle::Use;
 pub use manner::{Course, Manner, Ready, Reload, Sign};
+pub use operator::Wish;
 pub use roll::Key;
 pub use vassal::{Instance, Rest, State, Then, Vassal};
 pub use zergs::Scale;
@@ -165,6 +167,8 @@ pub enum Event {
         /// What its file says.
         scale: Scale,
     },
+    /// Somebody wants something of it.
+    Wanted(Key, Wish),
     /// SIGHUP: tell every running vassal to reload.
     ReloadAll,
     /// SIGURG: forget all failures.
@@ -257,6 +261,7 @@ pub enum What {
     InvalidPermissions { uid: u32, gid: u32 },
     OwnerChanged,
     Rests,
+    StoppedByHand,
     Odd(Oddity),
     TwoSources,
     NotYetGone { seconds: u64 },
@@ -277,6 +282,8 @@ pub struct Court {
     vassals: roll::Roll,
     names: HashMap<VassalName, Key>,
     odd: HashMap<VassalName, Odd>,
+    /// Those stopped by hand under a former emperor that have not come yet.
+    stopped: HashMap<VassalName, Identity>,
     lately: lately::Lately,
     /// The number of the current scan, by source.
     scans: Vec<u16>,
@@ -331,6 +338,7 @@ impl Court {
             vassals: roll::Roll::default(),
             names: HashMap::new(),
             odd: HashMap::new(),
+            stopped: HashMap::new(),
             lately: lately::Lately::default(),
             scans: Vec::new(),
             timers: BinaryHeap::new(),
@@ -381,6 +389,7 @@ impl Court {
             Event::Measured(key, seen) => self.with(key, |court| court.measured(key, seen, now)),
             Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
             Event::MustRestart(key) => self.with(key, |court| court.must_restart(key, now)),
+            Event::Wanted(key, wish) => self.with(key, |court| court.wanted(key, wish, now)),
             Event::Unread(key, unread) => self.with(key, |court| court.unread(key, unread, now)),
         }
         self.admit_starters(now);

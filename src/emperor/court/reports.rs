@@ -91,9 +91,10 @@ impl Court {
     fn enter(&mut self, mut vassal: Vassal, now: Now) {
         let name = vassal.name.clone();
         vassal.instance.started = self.lately.started(&name, now);
+        let stopped = self.was_stopped(&vassal);
         let key = self.vassals.insert(vassal);
         self.names.insert(name, key);
-        self.start_after_gap(key, now);
+        if stopped { self.rest_by_hand(key, now) } else { self.start_after_gap(key, now) }
     }
 
     fn changed(&mut self, key: Key, before: Identity, now: Now) {
@@ -128,7 +129,7 @@ impl Court {
                 self.start_after_gap(key, now);
             }
             State::Waiting => self.say(key, What::OnDemandUpdated),
-            State::Stopping(Then::Rest | Then::Pause) => {
+            State::Stopping(Then::Rest | Then::RestByHand | Then::Pause) => {
                 self.vassals[key].state = State::Stopping(Then::Restart)
             }
             State::Stopping(Then::Wait) if another => {
@@ -137,6 +138,12 @@ impl Court {
             // It has not read the file yet, or will read it when it starts again.
             State::Admitting | State::Queued | State::Cursed | State::Stopping(_) => {}
         }
+    }
+
+    /// A vassal without a process becomes another one, which was stopped by hand.
+    pub(super) fn enter_stopped(&mut self, key: Key, now: Now) {
+        self.stopped.insert(self.vassals[key].name.clone(), self.vassals[key].identity);
+        self.enter_anew(key, now);
     }
 
     /// Strikes off a vassal without a process, and enters it as if it had just been found.
@@ -155,9 +162,10 @@ impl Court {
     /// A vassal without a process becomes one that may start, but not sooner after its last start than this: a file
     /// that changes, or comes and goes, may come and go as fast as its owner can write.
     pub(super) fn start_after_gap(&mut self, key: Key, now: Now) {
+        let soon = self.is_soon(key, now);
         let vassal = &mut self.vassals[key];
         let from = Now { micros: vassal.instance.started, ..now }.after(CHANGE_GAP);
-        if vassal.instance.started > 0 && from > now.micros {
+        if soon {
             vassal.state = State::Paused;
             self.set_deadline(key, from);
         } else if vassal.state == State::Paused {
@@ -165,6 +173,12 @@ impl Court {
         } else {
             self.appear(key, now);
         }
+    }
+
+    /// Whether its last start is too short a time ago for another.
+    pub(super) fn is_soon(&self, key: Key, now: Now) -> bool {
+        let started = self.vassals[key].instance.started;
+        started > 0 && Now { micros: started, ..now }.after(CHANGE_GAP) > now.micros
     }
 
     fn note_odd(&mut self, source: SourceId, name: &VassalName, oddity: Oddity) {

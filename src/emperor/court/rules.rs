@@ -204,6 +204,7 @@ impl Court {
         self.release(key);
         let vassal = &mut self.vassals[key];
         vassal.pid = -1;
+        vassal.down_since = now.epoch;
         vassal.deadline = 0;
         vassal.instance.ready = false;
         vassal.instance.accepting = false;
@@ -231,6 +232,7 @@ impl Court {
             Then::Restart => self.start_after_gap(key, now),
             Then::Wait => self.wait_again(key, now),
             Then::Rest => self.vassals[key].state = State::Resting(Rest::Idle),
+            Then::RestByHand => self.rest_by_hand(key, now),
             Then::Pause if self.vassals[key].zerg.is_some() => self.forget(key, now),
             Then::Pause => self.penalise(key, Penalty::Told, now),
         }

@@ -35,6 +35,8 @@ pub struct Vassal {
     pub first_run: u64,
     /// When it was started or told to reload last, seconds since the epoch.
     pub last_run: u64,
+    /// When its last process ended, or it was kept from having one, seconds since the epoch; 0 for never.
+    pub(super) down_since: u64,
     /// Reload messages sent to this instance.
     pub respawns: u32,
     /// The scan that saw the file last. Only told from the one before it.
@@ -153,6 +155,8 @@ pub enum Then {
     Wait,
     /// It rests.
     Rest,
+    /// It rests because somebody has stopped it by hand.
+    RestByHand,
     /// It was of no use, and pays for that with a pause.
     Pause,
 }
@@ -166,6 +170,8 @@ pub enum Rest {
     Refused,
     /// It failed too often.
     Abandoned,
+    /// Somebody has stopped it.
+    ByHand,
 }
 
 /// What makes a vassal a reinforcement.
@@ -194,6 +200,7 @@ impl Vassal {
             born: mtime_seconds(&identity),
             first_run: now.epoch,
             last_run: now.epoch,
+            down_since: 0,
             respawns: 0,
             scan,
             present: true,
@@ -216,6 +223,32 @@ impl Vassal {
     #[must_use]
     pub fn has_process(&self) -> bool {
         matches!(self.state, State::Up | State::Cursed | State::Stopping(_))
+    }
+
+    /// Since when it is in its state, as far as that is known: seconds since the epoch.
+    #[must_use]
+    pub fn since(&self, now: Now) -> u64 {
+        match self.state {
+            State::Up if self.is_alive() => {
+                now.epoch - now.since(self.instance.started).as_secs().min(now.epoch)
+            }
+            State::Cursed | State::Stopping(_) if self.instance.cursed > 0 => self.instance.cursed,
+            _ if self.down_since > 0 => self.down_since,
+            _ => self.first_run,
+        }
+    }
+
+    /// In how many seconds its pause is over; none while it is not paused.
+    #[must_use]
+    pub fn pause_left(&self, now: Now) -> Option<Duration> {
+        let left = self.deadline.saturating_sub(now.micros);
+        (self.state == State::Paused).then(|| Duration::from_micros(left))
+    }
+
+    /// How often in a row it has failed.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Whether its process runs, as far as is known.

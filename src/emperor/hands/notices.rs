@@ -92,6 +92,9 @@ fn of_vassal(name: &VassalName, what: &What) {
         What::Rests => info!(
             "[emperor] vassal {name} is idle and asked to be stopped; it stays so until its file is touched"
         ),
+        What::StoppedByHand => info!(
+            "[emperor] vassal {name} is stopped by hand; it stays so until it is started or its file changes"
+        ),
         What::Odd(oddity @ (Oddity::NoText | Oddity::TextTooLong(_) | Oddity::Twice)) => error!(
             "[emperor] vassal {name} cannot be started, and goes on as it is if it runs: {}",
             odd(oddity)
