@@ -153,7 +153,7 @@ fn is_ours(row: &Row<'_>) -> bool {
     matches!(row.plugin, "emperor" | "vassal")
 }
 
-const GROUPS: [&str; 18] = [
+const GROUPS: [&str; 19] = [
     "Sources",
     "Vassal launch",
     "Tyrant",
@@ -162,6 +162,7 @@ const GROUPS: [&str; 18] = [
     "On demand",
     "Zerg",
     "Stats",
+    "Control",
     "Hooks",
     "Process",
     "Log",

@@ -6,6 +6,7 @@
 
 mod alone;
 mod check;
+mod operate;
 mod options;
 mod run;
 
@@ -47,6 +48,18 @@ enum Role {
         /// Part of a name or of a description.
         word: Option<String>,
     },
+    /// Show how vassals are: state, since when, and why they are not well.
+    Status(operate::Status),
+    /// Have vassals read their files again.
+    Reload(operate::Operate),
+    /// Stop vassals and start them anew.
+    Restart(operate::Operate),
+    /// Stop vassals; they stay so until they are started or their files change.
+    Stop(operate::Operate),
+    /// Start vassals that are stopped, are given up, or wait.
+    Start(operate::Operate),
+    /// Forget vassals' failures, and start those that were kept from it.
+    Clear(operate::Operate),
     /// Print the version.
     Version,
 }
@@ -84,8 +97,8 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Some("judge") => Ok(check::judge(rest)),
         Some("rehearse") => rehearse(rest),
         Some(
-            "run" | "vassal" | "check" | "options" | "version" | "help" | "-h" | "--help" | "-V"
-            | "--version",
+            "run" | "vassal" | "check" | "status" | "reload" | "restart" | "stop" | "start" | "clear"
+            | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version",
         )
         | None => command(arguments),
         Some(_) => run::main(arguments),
@@ -122,6 +135,12 @@ fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Role::Run { arguments } => return run::main(&arguments),
         Role::Vassal { arguments } => return alone::main(&arguments),
         Role::Check(arguments) => return check::main(&arguments),
+        Role::Status(arguments) => return Ok(operate::status(&arguments)),
+        Role::Reload(arguments) => return Ok(operate::operate("reload", &arguments)),
+        Role::Restart(arguments) => return Ok(operate::operate("restart", &arguments)),
+        Role::Stop(arguments) => return Ok(operate::operate("stop", &arguments)),
+        Role::Start(arguments) => return Ok(operate::operate("start", &arguments)),
+        Role::Clear(arguments) => return Ok(operate::operate("clear", &arguments)),
         Role::Options { word: None } => options::grouped(),
         Role::Options { word: Some(word) } => {
             let found = options::matching(&word);

@@ -232,6 +232,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
             nix::unistd::geteuid().is_root(),
         ),
     };
+    let here = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
     let accession = Accession {
         sources: settings.sources,
         cwd,
@@ -240,6 +241,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         launch,
         spawner,
         stats: settings.stats,
+        control: settings.control.within(&here),
         itself,
         first_process: std::process::id() == 1,
         superior,
@@ -249,7 +251,6 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         heritage,
     };
     let at_start = settings.at_start;
-    let here = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
     let begun = |last_source: &Path| {
         if former.is_none() {
             standing.ready()?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+pub mod control;
 pub mod court;
 pub mod hands;
 pub mod jail_policy;

@@ -3,6 +3,7 @@
 //! One thread. Nothing in the loop waits for anything but the loop itself: whatever could take time is a
 //! process or a task of its own.
 
+mod control;
 mod keeping;
 mod renewal;
 
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use tracing::{error, info};
 
+use super::control::{self as door, Asked};
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
 use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
@@ -35,6 +37,7 @@ use crate::sys::clock;
 use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
 use crate::vassal::plan::Text;
+use control::Door;
 use renewal::Renewal;
 
 /// What a reign begins with.
@@ -54,6 +57,8 @@ pub struct Accession {
     pub spawner: Spawner,
     /// Where the stats are served.
     pub stats: Option<Options>,
+    /// Where the emperor is operated.
+    pub control: door::Options,
     /// What the stats say of the emperor.
     pub itself: Itself,
     /// Whether this is the first process of its namespace, to which orphans are left.
@@ -76,6 +81,9 @@ pub enum ReignError {
     /// One of the `emperor` arguments is none.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// It cannot be operated there.
+    #[error(transparent)]
+    Control(#[from] door::ControlError),
     /// The stats cannot be served.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -98,6 +106,7 @@ struct Reign {
     vassals: Readable,
     superior: Superior,
     server: Option<Server>,
+    door: Door,
     itself: Itself,
     manager: Manager,
     watchdog: Option<Duration>,
@@ -138,6 +147,7 @@ enum Woken {
     Policy,
     Source,
     Visitor(Visitor),
+    Asked(Asked),
     Time,
 }
 
@@ -211,6 +221,7 @@ impl Reign {
             }
             server => server?,
         };
+        let door = Door::open(&accession.control, hands.runtime_dir(), is_own)?;
         let watchdog = Manager::watchdog();
         let mut reign = Self {
             court: Court::new(policy),
@@ -220,6 +231,7 @@ impl Reign {
             vassals,
             superior: Superior::new(accession.superior)?,
             server,
+            door,
             itself,
             manager,
             watchdog,
@@ -244,6 +256,7 @@ impl Reign {
             Err(error) => error!("[emperor] {error}"),
             Ok(()) => {}
         }
+        reign.remember_stopped();
         Ok(reign)
     }
 
@@ -252,6 +265,7 @@ impl Reign {
         log::gather();
         self.rescan();
         self.dismiss_unclaimed();
+        self.forget_stopped();
         loop {
             let busy = self.hear_vassals();
             self.go_on_renewing();
@@ -268,7 +282,9 @@ impl Reign {
             self.tell_manager();
             log::flush();
             let timeout = self.next_timeout();
-            let Self { vassals, signals, superior, sources, server, renewal, store, policy_watch, .. } = self;
+            let Self {
+                vassals, signals, superior, sources, server, door, renewal, store, policy_watch, ..
+            } = self;
             let woken = tokio::select! {
                 biased;
                 result = vassals.ready(), if !busy => { result?; Woken::Vassal }
@@ -279,6 +295,7 @@ impl Reign {
                 () = sources.hinted() => Woken::Source,
                 () = changed(policy_watch.as_ref()) => Woken::Policy,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
+                asked = door.next() => Woken::Asked(asked),
                 () = until(timeout) => Woken::Time,
                 () = ready(()), if busy => Woken::Vassal,
             };
@@ -290,6 +307,7 @@ impl Reign {
                 Woken::Policy => self.hands.policy().refresh(),
                 Woken::Source => self.look(),
                 Woken::Visitor(visitor) => self.show(visitor),
+                Woken::Asked(asked) => self.answer(asked),
             }
             self.pass_time();
         }
@@ -393,6 +411,7 @@ impl Reign {
             self.manager.alive();
             self.alive_at = Some(present + every);
         }
+        self.keep_stopped(false);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -407,6 +426,7 @@ impl Reign {
             self.alive_at,
             self.renewal.next_timeout(),
             self.began.filter(|_| !self.manager.is_ready()).map(|at| at + FIRST_ROUND),
+            self.door.next_timeout(),
         ];
         others.into_iter().chain([court]).flatten().min()
     }
@@ -456,6 +476,7 @@ impl Reign {
     /// A second wish kills, but not one that comes with the first: some tools signal a process and its group.
     fn shut_down(&mut self) {
         let first = self.ending.is_none();
+        self.keep_stopped(true);
         let since = *self.ending.get_or_insert_with(Instant::now);
         if first || since.elapsed() > SAME_WISH {
             self.manager.stopping();

@@ -10,8 +10,10 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::Group;
 use tracing::{Level, warn};
 
+use super::control;
 use super::court::Policy;
 use super::hands::command::{Engine, Templates};
 use super::hands::{Confinement, Demand, OnDemand, SideHooks, TyrantRules};
@@ -59,6 +61,8 @@ pub struct Settings {
     pub binary_path: Option<OsString>,
     /// Where the stats are served.
     pub stats: Option<listen::Options>,
+    /// Where the emperor is operated.
+    pub control: control::Options,
     /// `stats-minified`.
     pub stats_minified: bool,
     /// What the process does to itself first.
@@ -144,6 +148,7 @@ impl Settings {
             wrapper: read.path("emperor-wrapper"),
             binary_path: read.path("binary-path"),
             stats: read.stats(),
+            control: read.control()?,
             stats_minified: config.flag("stats-minified"),
             process: read.process()?,
             list_monitors: config.flag("imperial-monitor-list"),
@@ -324,6 +329,38 @@ impl Reader<'_> {
 
     fn backlog(&self) -> u32 {
         self.old_number("listen").and_then(|number| u32::try_from(number).ok()).unwrap_or(100)
+    }
+
+    fn control(&self) -> Result<control::Options, SettingsError> {
+        let place = match self.path("emperor-control") {
+            None => control::Place::Usual,
+            Some(word) if word == "none" => control::Place::None,
+            Some(path) => control::Place::At(path.into()),
+        };
+        let wrong = |option, got: &Got<'_, &[u8]>, cause: String| SettingsError::Value {
+            place: got.origin.clone(),
+            option,
+            cause,
+        };
+        let mode = self.0.string("emperor-control-mode").map(|got| {
+            let text = String::from_utf8_lossy(got.value);
+            let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
+            let cause = || format!("`{text}` is no mode: give three octal digits, like 660");
+            mode.ok_or_else(|| wrong("emperor-control-mode", &got, cause()))
+        });
+        let group = self.0.string("emperor-control-group").map(|got| {
+            let text = String::from_utf8_lossy(got.value);
+            let named = || Group::from_name(&text).ok().flatten().map(|group| group.gid.as_raw());
+            let cause = || format!("there is no group `{text}`: give a name of /etc/group, or a number");
+            let group = text.parse().ok().or_else(named);
+            group.ok_or_else(|| wrong("emperor-control-group", &got, cause()))
+        });
+        Ok(control::Options {
+            place,
+            mode: mode.transpose()?,
+            group: group.transpose()?,
+            tyrant: self.0.flag("emperor-tyrant"),
+        })
     }
 
     fn stats(&self) -> Option<listen::Options> {

@@ -11,6 +11,7 @@ pub mod fs_identity;
 pub mod loopback;
 pub mod memory;
 pub mod mounts;
+pub mod peer;
 pub mod priority;
 pub mod process;
 pub mod queue;

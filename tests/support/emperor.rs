@@ -155,11 +155,16 @@ impl Builder {
         let path = self.root.join("emperor.log");
         let output = File::options().create(true).append(true).open(&path).expect("the emperor's log");
         let begin = output.metadata().expect("its size").len();
+        let mut args = self.args;
+        if self.kind == Kind::Ours && !args.iter().any(|arg| arg == "--emperor-control") {
+            // Where it would be otherwise, other tests' emperors would be, too.
+            args.extend(["--emperor-control".into(), "none".into()]);
+        }
         let mut command = Command::new(tools::usher());
-        command.arg("launch").args(&self.usher).arg("--").args(&self.before).arg(program).args(&self.args);
+        command.arg("launch").args(&self.usher).arg("--").args(&self.before).arg(program).args(&args);
         command.env_clear().envs(self.env).current_dir(&self.cwd).stdin(Stdio::null());
         command.stdout(output.try_clone().expect("a second descriptor")).stderr(output);
-        note_tree(&self.root, &self.args, &self.cwd);
+        note_tree(&self.root, &args, &self.cwd);
         let child = command.spawn().expect("an emperor");
         Emperor { kind: self.kind, root: self.root, child, begin }
     }

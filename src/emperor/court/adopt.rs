@@ -47,6 +47,8 @@ pub struct Record {
     #[serde(default)]
     down_since: u64,
     #[serde(default)]
+    starts: u32,
+    #[serde(default)]
     respawns: u32,
     present: bool,
     #[serde(default)]
@@ -182,6 +184,7 @@ impl Court {
             first_run: vassal.first_run,
             last_run: vassal.last_run,
             down_since: vassal.down_since,
+            starts: vassal.starts,
             respawns: vassal.respawns,
             present: vassal.present,
             elsewhere: vassal.elsewhere,
@@ -255,6 +258,7 @@ impl Court {
             first_run: record.first_run,
             last_run: record.last_run,
             down_since: record.down_since,
+            starts: record.starts,
             respawns: record.respawns,
             scan: 0,
             present: record.present && adoption.source.is_some(),

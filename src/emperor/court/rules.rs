@@ -83,6 +83,7 @@ impl Court {
         }
         vassal.pid = pid;
         vassal.respawns = 0;
+        vassal.starts = vassal.starts.saturating_add(1);
         vassal.last_run = now.epoch;
         vassal.instance.started = now.micros;
         self.running += 1;

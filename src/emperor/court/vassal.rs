@@ -37,6 +37,8 @@ pub struct Vassal {
     pub last_run: u64,
     /// When its last process ended, or it was kept from having one, seconds since the epoch; 0 for never.
     pub(super) down_since: u64,
+    /// How often it was started.
+    pub(super) starts: u32,
     /// Reload messages sent to this instance.
     pub respawns: u32,
     /// The scan that saw the file last. Only told from the one before it.
@@ -201,6 +203,7 @@ impl Vassal {
             first_run: now.epoch,
             last_run: now.epoch,
             down_since: 0,
+            starts: 0,
             respawns: 0,
             scan,
             present: true,
@@ -243,6 +246,31 @@ impl Vassal {
     pub fn pause_left(&self, now: Now) -> Option<Duration> {
         let left = self.deadline.saturating_sub(now.micros);
         (self.state == State::Paused).then(|| Duration::from_micros(left))
+    }
+
+    /// Whether it has just started, or has yet to show that it is ready.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        let awaited = self.course.as_ref().is_some_and(|course| course.is_awaited());
+        (self.instance.starting || awaited) && !self.instance.accepting
+    }
+
+    /// Whether it was told to reload and has not come back yet.
+    #[must_use]
+    pub fn is_reloading(&self) -> bool {
+        self.instance.reloading
+    }
+
+    /// Whether its file has changed into one that would not start.
+    #[must_use]
+    pub fn runs_old_file(&self) -> bool {
+        self.instance.refused
+    }
+
+    /// How often it was started again.
+    #[must_use]
+    pub fn restarts(&self) -> u32 {
+        self.starts.saturating_sub(1)
     }
 
     /// How often in a row it has failed.

@@ -95,6 +95,8 @@ pub struct Hands {
     told_deaf: bool,
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
+    /// How the last processes of those have failed that do not run well.
+    causes: HashMap<Key, Box<str>>,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -217,6 +219,7 @@ impl Hands {
             agreed: None,
             told_deaf: false,
             failures: HashMap::new(),
+            causes: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             seen: idle::Seen::default(),
@@ -279,6 +282,7 @@ impl Hands {
                 self.stop_asking(key);
                 self.refusals.remove(&key);
                 self.failures.remove(&key);
+                self.causes.remove(&key);
                 self.sides.overtake(key);
                 self.leave_group(key);
                 self.end_life(key);
@@ -478,9 +482,33 @@ impl Hands {
                 }
             }
         }
+        self.note_cause(key, ending, clean);
         if self.empty_group(key, clean) {
             events.push(Event::Died(key, clean));
         }
+    }
+
+    /// How a vassal's last process has ended, if that was a failure.
+    fn note_cause(&mut self, key: Key, ending: Ending, clean: bool) {
+        if clean {
+            self.causes.remove(&key);
+        } else {
+            self.causes.insert(key, ending.to_string().into());
+        }
+    }
+
+    /// How a vassal's last process has failed, if it did.
+    #[must_use]
+    pub fn cause(&self, key: Key) -> Option<String> {
+        let refused = self.refusals.get(&key).map(|why| why.to_string());
+        let failed = || self.failures.get(&key).map(|failure| format!("it cannot be started: {failure}"));
+        let ended = || self.causes.get(&key).map(|ending| ending.to_string());
+        refused.or_else(failed).or_else(ended).map(|cause| agree::legible(&cause))
+    }
+
+    /// Where programs notify us, and the control socket is.
+    pub fn runtime_dir(&mut self) -> &mut RuntimeDir {
+        &mut self.launch.runtime
     }
 
     /// Reaps processes that were left to us as the first of a container; ours are left to [`Self::collect`],

@@ -57,9 +57,24 @@ impl RuntimeDir {
         Self { path: option.or_else(given).or_else(usual), opened: false, made: 0 }
     }
 
+    /// Whether it is known where it is to be.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Where it is to be, if that is known.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// The directory, made if it is not there. Nobody else may write to it, or he could put his sockets in the place
     /// of ours.
-    fn open(&mut self) -> io::Result<&Path> {
+    ///
+    /// # Errors
+    /// It cannot be used, and what to do about it.
+    pub fn open(&mut self) -> io::Result<&Path> {
         let path = self.path.as_deref().ok_or_else(|| {
             io::Error::other("there is no directory for it: set emperor-runtime-dir, or XDG_RUNTIME_DIR")
         })?;

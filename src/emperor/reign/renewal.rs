@@ -205,6 +205,7 @@ impl Reign {
 
     /// Comes back only if it cannot be done, or not now: then without a reason.
     fn renew(&mut self) -> Option<Refusal> {
+        self.keep_stopped(true);
         let Ok(mask) = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK) else { return None };
         let refusal = if self.signals.are_waiting() { None } else { Some(self.replace()) };
         // What came meanwhile is delivered now.

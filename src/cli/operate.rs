@@ -1,0 +1,312 @@
+//! `emperor status`, `emperor stop` and their like: a client of the control socket.
+//!
+//! Exit status: 0 all is well, or done; 1 a vassal is unknown, or what was wanted of it was refused; 2 a mistake on the
+//! command line; 3 no emperor can be reached; 4 a vassal whose status was asked is not well.
+
+mod client;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use super::print;
+use crate::emperor::control::{escape, unescape};
+use crate::emperor::source::VassalName;
+use client::{Client, Reply, Unreachable};
+
+/// Some vassal is unknown, or what was wanted was refused.
+const REFUSED: u8 = 1;
+/// No emperor can be reached.
+const UNREACHABLE: u8 = 3;
+/// Some vassal is not well.
+const UNWELL: u8 = 4;
+
+/// Which emperor.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// The emperor's control socket (default: $EMPEROR_CONTROL, then the one in the usual runtime directory).
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Print the emperor's own documents.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `emperor status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    /// Vassals; all of them otherwise.
+    names: Vec<OsString>,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// `emperor stop` and its like.
+#[derive(Debug, clap::Args)]
+pub(super) struct Operate {
+    /// Vassals.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    names: Vec<OsString>,
+    /// All vassals.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// One vassal, as far as it is shown here.
+#[derive(Debug, Deserialize)]
+struct Vassal {
+    id: String,
+    state: String,
+    since: u64,
+    pid: Option<i32>,
+    restarts: u32,
+    cause: Option<String>,
+    reinforces: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Vassals {
+    vassals: Vec<Vassal>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+impl Vassal {
+    /// Its name, without what would do something to a terminal.
+    fn name(&self) -> String {
+        VassalName::new(&unescape(&self.id).unwrap_or_default()).to_string()
+    }
+
+    fn is_well(&self) -> bool {
+        self.cause.is_none() || self.state == "stopped"
+    }
+}
+
+/// `emperor status [NAME…]`.
+pub(super) fn status(arguments: &Status) -> ExitCode {
+    run(|| {
+        let client = Client::new(arguments.which.control.clone());
+        let mut said = Said::default();
+        if arguments.names.is_empty() {
+            let reply = client.ask("GET", "/v1/vassals")?;
+            match reply.read::<Vassals>() {
+                Ok(all) => said.vassals = all.vassals,
+                Err(problem) => said.refuse(&problem),
+            }
+            said.documents.push(reply);
+        }
+        for name in &arguments.names {
+            said.take(client.ask("GET", &path(name, None))?, name);
+        }
+        said.all_count = true;
+        said.end(arguments.which.json)
+    })
+}
+
+/// `emperor stop NAME…|--all` and its like.
+pub(super) fn operate(verb: &str, arguments: &Operate) -> ExitCode {
+    run(|| {
+        let client = Client::new(arguments.which.control.clone());
+        let mut said = Said::default();
+        let mut names = arguments.names.clone();
+        if arguments.all {
+            let reply = client.ask("GET", "/v1/vassals")?;
+            match reply.read::<Vassals>() {
+                Ok(all) => {
+                    let bases = all.vassals.iter().filter(|vassal| vassal.reinforces.is_none());
+                    let name = |vassal: &Vassal| unescape(&vassal.id);
+                    names = bases.filter_map(name).map(|name| OsStr::from_bytes(&name).to_owned()).collect();
+                }
+                Err(problem) => said.refuse(&problem),
+            }
+        }
+        for name in &names {
+            said.take(client.ask("POST", &path(name, Some(verb)))?, name);
+        }
+        said.end(arguments.which.json)
+    })
+}
+
+fn path(name: &OsStr, verb: Option<&str>) -> String {
+    let name = escape(name.as_bytes());
+    match verb {
+        Some(verb) => format!("/v1/vassals/{name}/{verb}"),
+        None => format!("/v1/vassals/{name}"),
+    }
+}
+
+fn run(act: impl FnOnce() -> Result<u8, Unreachable>) -> ExitCode {
+    act().map_or_else(
+        |unreachable| {
+            complain(&unreachable.to_string());
+            UNREACHABLE.into()
+        },
+        ExitCode::from,
+    )
+}
+
+fn complain(what: &str) {
+    // Nobody may be there to read it; the status remains.
+    let _ = writeln!(io::stderr(), "emperor: {}", legible(what));
+}
+
+/// Without what would do something to a terminal.
+fn legible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// What the emperor has said.
+#[derive(Default)]
+struct Said {
+    vassals: Vec<Vassal>,
+    documents: Vec<Reply>,
+    refused: bool,
+    /// Whether it counts how the vassals are.
+    all_count: bool,
+}
+
+impl Said {
+    fn take(&mut self, reply: Reply, name: &OsStr) {
+        match reply.read::<Vassal>() {
+            Ok(vassal) => self.vassals.push(vassal),
+            Err(problem) if problem.is_empty() => {
+                self.refuse(&format!("{}: the emperor gives no answer that is understood", name.display()));
+            }
+            Err(problem) => self.refuse(&problem),
+        }
+        self.documents.push(reply);
+    }
+
+    fn refuse(&mut self, problem: &str) {
+        self.refused = true;
+        complain(problem);
+    }
+
+    fn end(self, json: bool) -> Result<u8, Unreachable> {
+        let text = if json {
+            self.documents.iter().flat_map(|reply| reply.body.iter().copied()).collect()
+        } else {
+            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let now =
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+            table(&self.vassals, now, colour).into_bytes()
+        };
+        if let Err(error) = print(&text) {
+            complain(&format!("cannot print: {error}"));
+            return Ok(REFUSED);
+        }
+        let unwell = self.all_count && !self.vassals.iter().all(Vassal::is_well);
+        Ok(if self.refused {
+            REFUSED
+        } else if unwell {
+            UNWELL
+        } else {
+            0
+        })
+    }
+}
+
+/// One line a vassal.
+fn table(vassals: &[Vassal], now: u64, colour: bool) -> String {
+    if vassals.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["NAME", "STATE", "SINCE", "RESTARTS", "PID"].map(str::to_owned)];
+    rows.extend(vassals.iter().map(|vassal| {
+        let pid = vassal.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+        let since = age(now.saturating_sub(vassal.since));
+        [vassal.name(), legible(&vassal.state), since, vassal.restarts.to_string(), pid]
+    }));
+    let widths: [usize; 5] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let causes = std::iter::once(None).chain(vassals.iter().map(|vassal| vassal.cause.as_deref()));
+    let colours = std::iter::once("1").chain(vassals.iter().map(|vassal| match &*vassal.state {
+        "running" => "32",
+        "stopped" | "idle" | "on-demand" => "2",
+        _ if vassal.is_well() => "33",
+        _ => "31",
+    }));
+    let mut text = String::new();
+    for ((row, cause), shade) in rows.iter().zip(causes).zip(colours) {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let pad = " ".repeat(width - cell.chars().count() + 2);
+            // Into memory: it cannot fail.
+            let _ = match colour && column == 1 {
+                true => write!(line, "\x1b[{shade}m{cell}\x1b[0m{pad}"),
+                false => write!(line, "{cell}{pad}"),
+            };
+        }
+        line.push_str(&legible(cause.unwrap_or_default()));
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A time in its two largest units.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (1.., ..) => format!("{days}d{}h", hours % 24),
+        (_, 1.., _) => format!("{hours}h{}m", minutes % 60),
+        (_, _, 1..) => format!("{minutes}m{}s", seconds % 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vassal(id: &str, state: &str, cause: Option<&str>) -> Vassal {
+        let cause = cause.map(str::to_owned);
+        Vassal {
+            id: id.into(),
+            state: state.into(),
+            since: 100,
+            pid: Some(7),
+            restarts: 2,
+            cause,
+            reinforces: None,
+        }
+    }
+
+    #[test]
+    fn one_line_a_vassal_with_the_cause_of_those_that_are_not_well() {
+        let vassals = [
+            vassal("shop.ini", "running", None),
+            vassal("a%1B%5B1m.ini", "backing-off", Some("exited\x1b[31m with status 1")),
+        ];
+        let wanted = "NAME            STATE        SINCE  RESTARTS  PID\n\
+                      shop.ini        running      5m0s   2         7\n\
+                      a\\u{1b}[1m.ini  backing-off  5m0s   2         7    exited\u{fffd}[31m with status 1\n";
+        assert_eq!(table(&vassals, 400, false), wanted);
+        let coloured = table(&vassals, 400, true);
+        assert!(
+            coloured.contains("\x1b[32mrunning\x1b[0m") && coloured.contains("\x1b[31mbacking-off\x1b[0m")
+        );
+        assert_eq!(table(&[], 0, true), "");
+    }
+
+    #[test]
+    fn a_time_is_told_in_two_units() {
+        assert_eq!([0, 59, 60, 3599, 3600, 90_000].map(age), ["0s", "59s", "1m0s", "59m59s", "1h0m", "1d1h"]);
+    }
+
+    #[test]
+    fn any_name_is_one_step_of_the_path() {
+        assert_eq!(path(OsStr::from_bytes(b"/srv/\xff?"), Some("stop")), "/v1/vassals/%2Fsrv%2F%FF%3F/stop");
+    }
+}

@@ -1,0 +1,151 @@
+//! What can be asked for: methods, paths, and how names of any bytes stand in them.
+
+use hyper::{Method, StatusCode};
+
+use super::Answer;
+use crate::emperor::court::Wish;
+
+/// What a request is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// `GET /v1/emperor`.
+    Emperor,
+    /// `GET /v1/vassals`.
+    Vassals,
+    /// `GET /v1/vassals/{name}`.
+    Vassal(Vec<u8>),
+    /// `POST /v1/vassals/{name}/{verb}`.
+    Operate(Vec<u8>, Wish),
+}
+
+/// The longest name that is taken: no source has longer ones.
+const MOST_NAME: usize = 4096;
+
+impl Route {
+    /// Reads a request's method and path.
+    ///
+    /// # Errors
+    /// The answer to a request that is for nothing.
+    pub fn parse(method: &Method, path: &str) -> Result<Self, Answer> {
+        let nothing = || {
+            Answer::problem(
+                StatusCode::NOT_FOUND,
+                "nothing is at this path; /v1/emperor and /v1/vassals are there",
+            )
+        };
+        let mut parts = path.strip_prefix("/v1/").ok_or_else(nothing)?.split('/');
+        let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
+        let name = |text: &str| {
+            unescape(text).filter(|name| (1..=MOST_NAME).contains(&name.len())).ok_or_else(|| {
+                Answer::problem(
+                    StatusCode::BAD_REQUEST,
+                    "this is no vassal's name: a byte that is no letter, digit, `-`, `.`, `_` or `~` is written %XX",
+                )
+            })
+        };
+        let (route, wanted) = match parts {
+            [Some("emperor"), None, ..] => (Self::Emperor, Method::GET),
+            [Some("vassals"), None, ..] => (Self::Vassals, Method::GET),
+            [Some("vassals"), Some(text), None, _] => (Self::Vassal(name(text)?), Method::GET),
+            [Some("vassals"), Some(text), Some(verb), None] => {
+                (Self::Operate(name(text)?, wish(verb).ok_or_else(nothing)?), Method::POST)
+            }
+            _ => return Err(nothing()),
+        };
+        if *method != wanted {
+            return Err(Answer::not_allowed(&wanted));
+        }
+        Ok(route)
+    }
+}
+
+fn wish(verb: &str) -> Option<Wish> {
+    VERBS.iter().find(|(word, _)| *word == verb).map(|(_, wish)| *wish)
+}
+
+/// What can be done with a vassal.
+const VERBS: [(&str, Wish); 5] = [
+    ("stop", Wish::Stop),
+    ("start", Wish::Start),
+    ("restart", Wish::Restart),
+    ("reload", Wish::Reload),
+    ("clear", Wish::Clear),
+];
+
+/// A name as it stands in a path. Source: RFC 3986, 2.3: what needs no escape.
+#[must_use]
+pub fn escape(name: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(name.len());
+    for byte in name {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}"); // into memory: it cannot fail
+        }
+    }
+    text
+}
+
+/// The name that stands in a path; `None` if none does.
+#[must_use]
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut name = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        rest = behind;
+        if *first != b'%' {
+            name.push(*first);
+            continue;
+        }
+        let [high, low, behind @ ..] = rest else { return None };
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        name.push(digit(high)? << 4 | digit(low)?);
+        rest = behind;
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_bytes_come_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        for name in [&all[..], b"shop.ini", b"/srv/a b/%2F.ini", b"\xff\0"] {
+            let text = escape(name);
+            assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'), "{text}");
+            assert_eq!(unescape(&text).as_deref(), Some(name));
+        }
+        assert_eq!(escape(b"shop-1.ini"), "shop-1.ini");
+        for bad in ["%", "%4", "%zz", "a%", "%+1", "%%%"] {
+            assert_eq!(unescape(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_path_has_one_method_and_one_meaning() {
+        let get = |path| Route::parse(&Method::GET, path);
+        let post = |path| Route::parse(&Method::POST, path);
+        assert_eq!(get("/v1/emperor").unwrap(), Route::Emperor);
+        assert_eq!(get("/v1/vassals").unwrap(), Route::Vassals);
+        assert_eq!(get("/v1/vassals/a%2Fb").unwrap(), Route::Vassal(b"a/b".to_vec()));
+        assert_eq!(post("/v1/vassals/a/stop").unwrap(), Route::Operate(b"a".to_vec(), Wish::Stop));
+        let status = |answer: Result<Route, Answer>| answer.unwrap_err().status().as_u16();
+        for path in
+            ["/", "", "/v2/emperor", "/v1", "/v1/", "/v1/vassals/a/eat", "/v1/vassals/a/stop/now", "*"]
+        {
+            assert_eq!((status(get(path)), status(post(path))), (404, 404), "{path}");
+        }
+        for path in ["/v1/vassals/", "/v1/vassals/%", "/v1/vassals//stop"] {
+            assert_eq!(status(get(path)), 400, "{path}");
+        }
+        let long = format!("/v1/vassals/{}", "a".repeat(5000));
+        assert_eq!(status(get(&long)), 400);
+        for path in ["/v1/emperor", "/v1/vassals", "/v1/vassals/a"] {
+            assert_eq!(status(post(path)), 405, "{path}");
+        }
+        assert_eq!(status(get("/v1/vassals/a/stop")), 405);
+    }
+}

@@ -1,0 +1,175 @@
+//! What is asked over the control socket, and done about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use tracing::{error, info, warn};
+
+use super::Reign;
+use crate::emperor::control::{
+    Answer, Asked, Control, ControlError, FILE_NAME, Options, Place, Route, StoppedFile, View,
+};
+use crate::emperor::court::{Event, Key, Wish};
+use crate::emperor::hands::RuntimeDir;
+use crate::emperor::source::VassalName;
+
+/// What was stopped by hand is written down so soon after: many may be stopped at once.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// The control socket, and what is kept of what was done over it.
+#[derive(Debug, Default)]
+pub(super) struct Door {
+    control: Option<Control>,
+    file: Option<StoppedFile>,
+    /// When it is to be written; none while it need not be.
+    write_at: Option<Instant>,
+    /// That it cannot be was said.
+    complained: bool,
+}
+
+impl Door {
+    /// Opens it. Call inside the runtime. `goes_on` if vassals are governed already: then no trouble is a reason to
+    /// end.
+    ///
+    /// # Errors
+    /// [`ControlError`], for a place that was asked for.
+    pub(super) fn open(
+        options: &Options,
+        runtime: &mut RuntimeDir,
+        goes_on: bool,
+    ) -> Result<Self, ControlError> {
+        let directory = match (&options.place, runtime.is_known()) {
+            (Place::None, _) => return Ok(Self::default()),
+            (Place::Usual, false) => {
+                info!(
+                    "[emperor] no control socket: set emperor-control, emperor-runtime-dir or XDG_RUNTIME_DIR"
+                );
+                return Ok(Self::default());
+            }
+            (Place::At(_), false) => None,
+            (_, true) => runtime.open().map(Path::to_owned).map_err(|error| warn!("[emperor] {error}")).ok(),
+        };
+        let (path, asked): (PathBuf, _) = match (&options.place, &directory) {
+            (Place::At(path), _) => (path.clone(), Some(path.as_path())),
+            (_, Some(directory)) => (directory.join(FILE_NAME), None),
+            (_, None) => return Ok(Self::default()), // that was said
+        };
+        let control = match Control::bind(&path, options) {
+            Err(error) if goes_on || asked.is_none() => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                warn!(
+                    "[emperor] {error}: {cause}; give each emperor its own emperor-control or emperor-runtime-dir"
+                );
+                return Ok(Self::default());
+            }
+            control => control?,
+        };
+        info!("[emperor] control socket: {}", control.path().display());
+        let file = directory.map(|directory| StoppedFile::of(&directory, asked));
+        Ok(Self { control: Some(control), file, ..Self::default() })
+    }
+
+    /// The next request; never without a socket. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Asked {
+        match &mut self.control {
+            Some(control) => control.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.write_at
+    }
+}
+
+impl Reign {
+    /// Those that were stopped by hand stay so.
+    pub(super) fn remember_stopped(&mut self) {
+        let Some(file) = &self.door.file else { return };
+        match file.read() {
+            Ok(stopped) => self.court.remember_stopped(stopped),
+            Err(error) => warn!("[emperor] cannot read which vassals were stopped by hand: {error}"),
+        }
+    }
+
+    /// All sources that can have looked.
+    pub(super) fn forget_stopped(&mut self) {
+        if !self.sources.infos().any(|(_, info)| info.carries) {
+            self.court.forget_stopped();
+        }
+    }
+
+    /// Writes down what is stopped by hand, when that is due, or now.
+    pub(super) fn keep_stopped(&mut self, now: bool) {
+        let due = |at: Instant| now || at <= Instant::now();
+        if self.ending.is_some() || !self.door.write_at.is_some_and(due) {
+            return;
+        }
+        self.door.write_at = None;
+        let written = match &self.door.file {
+            Some(file) => file.write(self.court.stopped()),
+            None => Err(io::Error::other("there is no directory for it: set emperor-runtime-dir")),
+        };
+        match written {
+            Ok(()) => self.door.complained = false,
+            Err(error) if !std::mem::replace(&mut self.door.complained, true) => {
+                error!(
+                    "[emperor] which vassals are stopped by hand cannot be kept over the emperor's end: {error}"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn answer(&mut self, asked: Asked) {
+        let answer = match &asked.route {
+            Route::Emperor => self.with_view(|view| view.emperor(asked.peer)),
+            Route::Vassals => self.with_view(|view| view.vassals(asked.peer)),
+            Route::Vassal(name) | Route::Operate(name, _) => {
+                let name = VassalName::new(name);
+                let known = self.court.find(&name).filter(|key| {
+                    self.court.get(*key).is_some_and(|vassal| asked.peer.may(vassal.identity.uid))
+                });
+                match (known, &asked.route) {
+                    (None, _) => Answer::unknown(&name),
+                    (Some(key), Route::Operate(_, wish)) => self.operate(key, &name, *wish),
+                    (Some(key), _) => self.show_vassal(key, &name),
+                }
+            }
+        };
+        asked.answer(answer);
+    }
+
+    fn operate(&mut self, key: Key, name: &VassalName, wish: Wish) -> Answer {
+        if let Err(reason) = self.court.permits(key, wish) {
+            return Answer::problem(StatusCode::CONFLICT, &format!("vassal {name}: {reason}"));
+        }
+        info!("[emperor] vassal {name}: {} by hand", format!("{wish:?}").to_lowercase());
+        self.feed(Event::Wanted(key, wish));
+        if wish != Wish::Reload && wish != Wish::Clear {
+            self.door.write_at.get_or_insert_with(|| Instant::now() + SETTLE);
+        }
+        match self.court.find(name) {
+            Some(key) => self.show_vassal(key, name),
+            None => Answer::unknown(name),
+        }
+    }
+
+    fn show_vassal(&self, key: Key, name: &VassalName) -> Answer {
+        self.with_view(|view| view.vassal(key)).unwrap_or_else(|| Answer::unknown(name))
+    }
+
+    fn with_view<T>(&self, make: impl FnOnce(&View<'_>) -> T) -> T {
+        let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
+        make(&View {
+            itself: &self.itself,
+            sources: &sources,
+            court: &self.court,
+            now: super::now(),
+            on_demand: &|key| self.hands.on_demand_address(key),
+            cause: &|key| self.hands.cause(key),
+        })
+    }
+}
