@@ -35,15 +35,23 @@ def end(*_):
         if "unlink" in sys.argv and isinstance(path, str) and path: os.unlink(path)
         if "shut" in sys.argv: listener.shutdown(socket.SHUT_RDWR)
     sys.exit(0)
-signal.signal(signal.SIGTERM, end)
+busy = over = False
+def asked(*_):
+    global over
+    over = True
+    if not busy: end() # else when the client that it has taken is answered
+signal.signal(signal.SIGTERM, asked)
 link.send(b"\x01\x05\x11")
 while True:
     ready, _, _ = select.select([link, *there], [], [])
     if link in ready: end()
     for listener in ready:
+        busy = True
         client, _ = listener.accept()
         client.sendall(f"{os.getpid()} {there[listener]}".encode())
         client.close()
+        busy = False
+        if over: end()
 "#;
 
 /// A bed with the server on it.
