@@ -205,7 +205,7 @@ struct Blacklist<'a>(&'a Court);
 impl Serialize for Blacklist<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let entries = self.0.vassals().filter_map(|(_, vassal)| {
-            let entry = vassal.backoff?;
+            let entry = vassal.backoff.as_deref()?;
             Some(Entry {
                 id: String::from_utf8_lossy(vassal.name.as_bytes()),
                 throttle_level: entry.level_micros / 1000,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::empire::Empire;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -64,8 +65,12 @@ fn each_bad_companion_is_named_once_with_the_remedy_and_taken_when_it_is_mended(
     assert!(empire.lines(&["is started again"]).is_empty());
     for (name, _) in cases.iter().map(|(name, _, words)| (*name, *words)).chain(more) {
         let companion = empire.bed.path(format!("v/{name}.socket"));
-        let _ = std::fs::remove_file(&companion).or_else(|_| std::fs::remove_dir(&companion));
-        empire.bed.write(format!("v/{name}.socket"), format!("{name}.sock"));
+        empire.bed.write("mended", format!("{name}.sock"));
+        // At no moment without one: a try just then would find a vassal that is not started on demand.
+        renameat2(AT_FDCWD, &empire.bed.path("mended"), AT_FDCWD, &companion, RenameFlags::RENAME_EXCHANGE)
+            .expect("an exchange");
+        let before = empire.bed.path("mended");
+        let _ = std::fs::remove_file(&before).or_else(|_| std::fs::remove_dir(&before));
         waits(&empire.emperor, name); // the next try, without a touch
     }
     empire.unharmed();

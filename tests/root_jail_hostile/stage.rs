@@ -308,8 +308,9 @@ pub(crate) fn alone(words: &str) -> String {
     let bed = Bed::new();
     let world = World::new(&bed, 0, 0);
     fs::write(world.srv.join("victim/secret"), SECRET).expect("a file");
+    // Not of our kind: that one gets options.
     let builder =
-        Builder::bare(&bed, Kind::Ours).program("/srv/hostile").arg("attack").arg("place=/srv").arg(words);
+        Builder::bare(&bed, Kind::Real).program("/srv/hostile").arg("attack").arg("place=/srv").arg(words);
     let emperor = world.staged(builder).start();
     emperor.wait_log("hostile done");
     emperor.log()

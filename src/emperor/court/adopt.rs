@@ -31,7 +31,7 @@ pub struct Record {
     pub course: Option<Box<Course>>,
     /// Its entry on the blacklist.
     #[serde(default)]
-    pub backoff: Option<Backoff>,
+    pub backoff: Option<Box<Backoff>>,
     /// Which vassal it reinforces, if it does.
     #[serde(default)]
     pub zerg: Option<ZergRecord>,
@@ -83,14 +83,14 @@ pub struct Adoption {
 }
 
 /// What of a vassal must be known to govern it after a crash. Times are not: they say when, not what.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Gist {
     /// Its process id; -1 without one.
     pub pid: i32,
     state: State,
     identity: Identity,
     said: [bool; 7],
-    backoff: Option<Backoff>,
+    backoff: Option<Box<Backoff>>,
     respawns: u32,
 }
 
@@ -154,7 +154,7 @@ impl Court {
             state: vassal.state,
             identity: vassal.identity,
             said: [ready, accepting, loyal, spoke, reloading, refused, heartbeat_due > 0],
-            backoff: vassal.backoff,
+            backoff: vassal.backoff.clone(),
             respawns: vassal.respawns,
         })
     }
@@ -176,7 +176,7 @@ impl Court {
             pid: vassal.pid,
             instance: vassal.instance,
             course: vassal.course.clone(),
-            backoff: vassal.backoff,
+            backoff: vassal.backoff.clone(),
             zerg,
             on_demand: vassal.on_demand,
             own_demand: vassal.own_demand,

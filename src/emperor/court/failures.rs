@@ -59,15 +59,12 @@ impl Court {
             pause = pause.max(CHANGE_GAP.saturating_sub(lived));
         }
         if !self.policy.no_blacklist {
-            let (entry, step) = match vassal.backoff {
-                Some(mut entry) => {
-                    let step = entry.aggravate(&self.policy, now);
-                    (entry, step)
-                }
-                None => (Backoff::first(&self.policy, now), backoff::Step::Quiet),
+            let step = match &mut vassal.backoff {
+                Some(entry) => entry.aggravate(&self.policy, now),
+                None => backoff::Step::Quiet,
             };
-            vassal.backoff = Some(entry);
-            pause = pause.max(entry.pause());
+            let first = || Box::new(Backoff::first(&self.policy, now));
+            pause = pause.max(vassal.backoff.get_or_insert_with(first).pause());
             match step {
                 backoff::Step::Quiet => {}
                 backoff::Step::Throttled => self.say(key, What::Throttled),
@@ -214,7 +211,7 @@ mod tests {
         stage.pass(s(60));
         stage.die(a);
         assert_eq!(stage.told, [What::Restarting { after: ms(1), loyal: false }]);
-        assert_eq!(stage.vassal(a).backoff.map(|entry| entry.attempt), Some(0));
+        assert_eq!(stage.vassal(a).backoff.as_deref().map(|entry| entry.attempt), Some(0));
     }
 
     #[test]
@@ -305,6 +302,6 @@ mod tests {
             }
         }
         assert!((3..=4).contains(&starts), "{starts}");
-        assert_eq!(stage.vassal(a).backoff.map_or(0, |entry| entry.attempt), 0);
+        assert_eq!(stage.vassal(a).backoff.as_deref().map_or(0, |entry| entry.attempt), 0);
     }
 }

@@ -21,8 +21,8 @@ pub struct Vassal {
     pub instance: Instance,
     /// What is agreed with it, if that is not the protocol.
     pub course: Option<Box<Course>>,
-    /// Its entry on the blacklist.
-    pub backoff: Option<Backoff>,
+    /// Its entry on the blacklist; boxed, for those that are well have none.
+    pub backoff: Option<Box<Backoff>>,
     /// Whether it is a reinforcement of another vassal.
     pub zerg: Option<Zerg>,
     /// Whether it has an on-demand socket.

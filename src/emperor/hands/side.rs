@@ -230,7 +230,7 @@ impl Hands {
         let may_read = self.launch.confinement.tyrant.is_none() && !super::life::is_program(vassal);
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let (true, false, None, Some(place)) =
-            (may_read, vassal.instance.loyal, vassal.backoff.as_ref(), place)
+            (may_read, vassal.instance.loyal, vassal.backoff.as_deref(), place)
         else {
             return;
         };
