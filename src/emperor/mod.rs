@@ -9,6 +9,7 @@ pub mod hands;
 pub mod jail_policy;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod process;
 pub mod reign;
 pub mod settings;

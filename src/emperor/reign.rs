@@ -25,6 +25,7 @@ use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
 use super::listen::{ListenError, Options, Server, Visitor};
 use super::log;
+use super::metrics::Times;
 use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
@@ -107,6 +108,7 @@ struct Reign {
     superior: Superior,
     server: Option<Server>,
     door: Door,
+    times: Times,
     itself: Itself,
     manager: Manager,
     watchdog: Option<Duration>,
@@ -232,6 +234,7 @@ impl Reign {
             superior: Superior::new(accession.superior)?,
             server,
             door,
+            times: Times::default(),
             itself,
             manager,
             watchdog,
@@ -328,17 +331,25 @@ impl Reign {
     fn feed(&mut self, event: Event) {
         self.touch(event.key());
         let mut decided = Vec::new();
-        self.court.on_event(event, now(), &mut decided);
+        self.tell(event, &mut decided);
         self.perform(decided);
+    }
+
+    fn tell(&mut self, event: Event, decided: &mut Vec<Action>) {
+        let (key, now) = (event.key(), now());
+        self.times.before(&event, &self.court, now);
+        self.court.on_event(event, now, decided);
+        self.times.after(key, &self.court, now);
     }
 
     fn perform(&mut self, mut decided: Vec<Action>) {
         self.actions.extend(decided.drain(..));
         while let Some(action) = self.actions.pop_front() {
             self.touch(action.key());
+            self.times.doing(&action, now);
             let outcome = self.hands.perform(&action, &self.court);
             for event in self.hands.take_agreed().into_iter().chain(outcome) {
-                self.court.on_event(event, now(), &mut decided);
+                self.tell(event, &mut decided);
                 self.actions.extend(decided.drain(..));
             }
         }

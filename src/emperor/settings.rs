@@ -360,6 +360,7 @@ impl Reader<'_> {
             mode: mode.transpose()?,
             group: group.transpose()?,
             tyrant: self.0.flag("emperor-tyrant"),
+            http: self.0.string("emperor-http").map(|got| String::from_utf8_lossy(got.value).into_owned()),
         })
     }
 

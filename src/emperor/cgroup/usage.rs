@@ -31,6 +31,25 @@ pub struct Usage {
     pub read_at: u64,
 }
 
+#[cfg(test)]
+impl Usage {
+    /// One in which nothing is unknown.
+    pub(in crate::emperor) fn sample() -> Self {
+        let waits = Some(Waits { some_avg10: 12.5, full_avg10: 1.0 });
+        Self {
+            group: "shop.ini".into(),
+            memory_current: Some(123_456_789),
+            memory_peak: Some(234_567_890),
+            cpu_usec: Some(1_234_567_890),
+            cpu_throttled: Some(12),
+            tasks: Some(17),
+            oom_kills: 2,
+            pressure: Pressure { cpu: waits, memory: waits, io: waits },
+            read_at: 1,
+        }
+    }
+}
+
 /// Pressure by resource: some tasks waited, and all did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Pressure {

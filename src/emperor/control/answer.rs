@@ -6,7 +6,9 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 
 use super::{Peer, escape};
+use crate::emperor::cgroup::Usage;
 use crate::emperor::court::{Court, Key, Now, Rest, State, Then, Vassal};
+use crate::emperor::metrics::{self, Counts, Snapshot};
 use crate::emperor::source::{SourceInfo, VassalName};
 
 pub use crate::emperor::stats::Itself;
@@ -16,7 +18,15 @@ pub use crate::emperor::stats::Itself;
 pub struct Answer {
     status: StatusCode,
     allow: Option<Method>,
-    body: Vec<u8>,
+    content: Content,
+}
+
+/// What an answer says.
+#[derive(Debug)]
+pub(super) enum Content {
+    Document(Vec<u8>),
+    /// To be written beside the loop.
+    Metrics(Box<Snapshot>),
 }
 
 impl Answer {
@@ -26,7 +36,13 @@ impl Answer {
         // Plain data into memory: it cannot fail.
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
-        Self { status: StatusCode::OK, allow: None, body }
+        Self { status: StatusCode::OK, allow: None, content: Content::Document(body) }
+    }
+
+    /// The empire in numbers.
+    #[must_use]
+    pub fn metrics(snapshot: Snapshot) -> Self {
+        Self { status: StatusCode::OK, allow: None, content: Content::Metrics(Box::new(snapshot)) }
     }
 
     /// Why something cannot be had, or done.
@@ -61,8 +77,8 @@ impl Answer {
         self.allow.as_ref()
     }
 
-    pub(super) fn into_body(self) -> Vec<u8> {
-        self.body
+    pub(super) fn into_content(self) -> Content {
+        self.content
     }
 }
 
@@ -90,6 +106,10 @@ pub struct View<'a> {
     pub on_demand: &'a dyn Fn(Key) -> &'a str,
     /// How a vassal's last process failed, if it did.
     pub cause: &'a dyn Fn(Key) -> Option<String>,
+    /// The status that it ended with then, in the shell's numbers.
+    pub last_exit: &'a dyn Fn(Key) -> Option<u8>,
+    /// What a vassal's control group uses.
+    pub usage: &'a dyn Fn(Key) -> Option<&'a Usage>,
 }
 
 #[derive(Serialize)]
@@ -137,7 +157,7 @@ impl View<'_> {
     #[must_use]
     pub fn emperor(&self, peer: Peer) -> Answer {
         let Itself { version, pid, uid, gid, tyrant, .. } = *self.itself;
-        let all = peer == Peer::Master;
+        let all = peer.may_see_all();
         let visible = || self.visible(peer);
         Answer::document(&Emperor {
             version,
@@ -159,6 +179,27 @@ impl View<'_> {
         })
     }
 
+    /// The empire in numbers, as far as somebody may see it.
+    #[must_use]
+    pub fn metrics(&self, peer: Peer, counts: &dyn Fn() -> Counts) -> Snapshot {
+        let counts = peer.may_see_all().then(counts);
+        let mut snapshot = Snapshot::new(self.itself.version, &STATES, self.itself.tyrant, counts);
+        for (key, vassal) in self.visible(peer) {
+            let state = state(vassal);
+            snapshot.add(state, vassal.identity.uid, || metrics::Row {
+                vassal: String::from_utf8_lossy(vassal.name.as_bytes()).into_owned(),
+                state,
+                since: vassal.since(self.now),
+                restarts: vassal.restarts(),
+                failures: vassal.failures(),
+                backoff: vassal.pause_left(self.now).map(|left| left.as_secs_f64()),
+                last_exit: (self.last_exit)(key),
+                usage: (self.usage)(key).cloned(),
+            });
+        }
+        snapshot
+    }
+
     /// One vassal.
     #[must_use]
     pub fn vassal(&self, key: Key) -> Option<Answer> {
@@ -166,7 +207,7 @@ impl View<'_> {
     }
 
     fn visible(&self, peer: Peer) -> impl Iterator<Item = (Key, &Vassal)> {
-        self.court.vassals().filter(move |(_, vassal)| peer.may(vassal.identity.uid))
+        self.court.vassals().filter(move |(_, vassal)| peer.may_see(vassal.identity.uid))
     }
 
     fn row<'v>(&'v self, key: Key, vassal: &'v Vassal) -> Row<'v> {
@@ -198,6 +239,23 @@ impl View<'_> {
         }
     }
 }
+
+/// All words for what a vassal can be doing.
+const STATES: [&str; 13] = [
+    "starting",
+    "reloading",
+    "running",
+    "queued",
+    "on-demand",
+    "backing-off",
+    "cursed",
+    "restarting",
+    "stopping",
+    "idle",
+    "refused",
+    "failed",
+    "stopped",
+];
 
 /// One word for what a vassal is doing.
 fn state(vassal: &Vassal) -> &'static str {

@@ -6,16 +6,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::answer::Content;
 use super::{Answer, Asked, Peer, Route};
+use crate::emperor::metrics::Format;
 
 /// How long a client may take to send its request.
 const TO_ASK: Duration = Duration::from_secs(5);
@@ -27,10 +29,17 @@ const IN_ALL: Duration = Duration::from_secs(30);
 const MOST_BYTES: usize = 64 << 10;
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: UnixStream, peer: Peer, loop_: mpsc::Sender<Asked>) {
+pub(super) async fn serve<S>(stream: S, peer: Peer, loop_: mpsc::Sender<Asked>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
         let loop_ = loop_.clone();
-        async move { Ok::<_, Infallible>(response(ask(&request, peer, &loop_).await)) }
+        async move {
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let format = Format::accepted(accept);
+            Ok::<_, Infallible>(response(ask(&request, peer, &loop_).await, format).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -62,6 +71,12 @@ async fn ask(request: &Request<Incoming>, peer: Peer, loop_: &mpsc::Sender<Asked
         Ok(route) => route,
         Err(answer) => return answer,
     };
+    if peer == Peer::Onlooker && route != Route::Metrics {
+        return Answer::problem(
+            StatusCode::FORBIDDEN,
+            "only /metrics is here; all else is at the control socket, where people are known",
+        );
+    }
     let (reply, answer) = oneshot::channel();
     let answered = timeout(TO_ANSWER, async {
         loop_.send(Asked { peer, route, reply }).await.ok()?;
@@ -73,18 +88,28 @@ async fn ask(request: &Request<Incoming>, peer: Peer, loop_: &mpsc::Sender<Asked
     }
 }
 
-fn response(answer: Answer) -> Response<Whole> {
+async fn response(answer: Answer, format: Format) -> Response<Whole> {
     let is_problem = answer.status().as_u16() >= 400;
     let mut response = Response::new(Whole(Bytes::new()));
     *response.status_mut() = answer.status();
     let headers = response.headers_mut();
-    let kind = if is_problem { "application/problem+json" } else { "application/json" };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(allow) = answer.allow().and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
         headers.insert(ALLOW, allow);
     }
-    *response.body_mut() = Whole(answer.into_body().into());
+    let (kind, body) = match answer.into_content() {
+        Content::Document(body) if is_problem => ("application/problem+json", body.into()),
+        Content::Document(body) => ("application/json", body.into()),
+        // It takes longer than the loop has.
+        Content::Metrics(snapshot) => {
+            match tokio::task::spawn_blocking(move || snapshot.text(format)).await {
+                Ok(text) => (format.media_type(), text.into()),
+                Err(_) => (format.media_type(), Bytes::new()), // the emperor ends
+            }
+        }
+    };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    *response.body_mut() = Whole(body);
     response
 }
 

@@ -6,11 +6,13 @@
 //! and the members of `emperor-control-group` may do all; in tyrant mode a tenant may see and operate his own vassals.
 
 mod answer;
+mod gallery;
 mod http;
 mod routes;
 mod stopped;
 
 pub use answer::{Answer, Itself, View};
+pub use gallery::Gallery;
 pub use routes::{Route, escape, unescape};
 pub use stopped::StoppedFile;
 
@@ -65,6 +67,8 @@ pub struct Options {
     pub group: Option<u32>,
     /// Whether tenants may see and operate their own vassals.
     pub tyrant: bool,
+    /// Where `/metrics` is served to whoever can connect (`emperor-http`).
+    pub http: Option<String>,
 }
 
 impl Options {
@@ -79,11 +83,12 @@ impl Options {
     }
 }
 
-/// Why there is no control socket.
+/// Why the emperor cannot be asked there.
 #[derive(Debug, thiserror::Error)]
-#[error("emperor-control: cannot serve {}", path.display())]
+#[error("{option}: cannot serve {place}")]
 pub struct ControlError {
-    path: PathBuf,
+    option: &'static str,
+    place: String,
     source: io::Error,
 }
 
@@ -96,6 +101,8 @@ pub enum Peer {
     Tenant(u32),
     /// Anybody else.
     Stranger(u32),
+    /// Whoever reaches `emperor-http`: he sees what is to be seen there, and operates nothing.
+    Onlooker,
 }
 
 impl Peer {
@@ -105,8 +112,20 @@ impl Peer {
         match self {
             Self::Master => true,
             Self::Tenant(uid) => uid == owner,
-            Self::Stranger(_) => false,
+            Self::Stranger(_) | Self::Onlooker => false,
         }
+    }
+
+    /// Whether he may see a user's vassals.
+    #[must_use]
+    pub fn may_see(self, owner: u32) -> bool {
+        self == Self::Onlooker || self.may(owner)
+    }
+
+    /// Whether he sees everything.
+    #[must_use]
+    pub fn may_see_all(self) -> bool {
+        matches!(self, Self::Master | Self::Onlooker)
     }
 }
 
@@ -148,7 +167,8 @@ impl Control {
     /// # Errors
     /// Another emperor serves the socket, or it may not be bound there.
     pub fn bind(path: &Path, options: &Options) -> Result<Self, ControlError> {
-        let failed = |source| ControlError { path: path.into(), source };
+        let place = path.display().to_string();
+        let failed = |source| ControlError { option: "emperor-control", place, source };
         let (listener, file) = bind(path, options).map_err(failed)?;
         let (sender, requests) = mpsc::channel(CLIENTS);
         let house = House {
@@ -252,7 +272,7 @@ impl Guest {
     /// `None` if there is no room for him.
     fn admit(guests: &Guests, peer: Peer) -> Option<Self> {
         let uid = match peer {
-            Peer::Master => None,
+            Peer::Master | Peer::Onlooker => None,
             Peer::Tenant(uid) | Peer::Stranger(uid) => Some(uid),
         };
         if let Some(uid) = uid {

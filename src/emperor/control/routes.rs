@@ -8,6 +8,8 @@ use crate::emperor::court::Wish;
 /// What a request is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Route {
+    /// `GET /metrics`.
+    Metrics,
     /// `GET /v1/emperor`.
     Emperor,
     /// `GET /v1/vassals`.
@@ -30,9 +32,16 @@ impl Route {
         let nothing = || {
             Answer::problem(
                 StatusCode::NOT_FOUND,
-                "nothing is at this path; /v1/emperor and /v1/vassals are there",
+                "nothing is at this path; /v1/emperor, /v1/vassals and /metrics are there",
             )
         };
+        if path == "/metrics" {
+            return if *method == Method::GET {
+                Ok(Self::Metrics)
+            } else {
+                Err(Answer::not_allowed(&Method::GET))
+            };
+        }
         let mut parts = path.strip_prefix("/v1/").ok_or_else(nothing)?.split('/');
         let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
         let name = |text: &str| {
@@ -130,6 +139,7 @@ mod tests {
         let post = |path| Route::parse(&Method::POST, path);
         assert_eq!(get("/v1/emperor").unwrap(), Route::Emperor);
         assert_eq!(get("/v1/vassals").unwrap(), Route::Vassals);
+        assert_eq!(get("/metrics").unwrap(), Route::Metrics);
         assert_eq!(get("/v1/vassals/a%2Fb").unwrap(), Route::Vassal(b"a/b".to_vec()));
         assert_eq!(post("/v1/vassals/a/stop").unwrap(), Route::Operate(b"a".to_vec(), Wish::Stop));
         let status = |answer: Result<Route, Answer>| answer.unwrap_err().status().as_u16();
@@ -143,7 +153,7 @@ mod tests {
         }
         let long = format!("/v1/vassals/{}", "a".repeat(5000));
         assert_eq!(status(get(&long)), 400);
-        for path in ["/v1/emperor", "/v1/vassals", "/v1/vassals/a"] {
+        for path in ["/metrics", "/v1/emperor", "/v1/vassals", "/v1/vassals/a"] {
             assert_eq!(status(post(path)), 405, "{path}");
         }
         assert_eq!(status(get("/v1/vassals/a/stop")), 405);

@@ -96,7 +96,7 @@ pub struct Hands {
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
-    causes: HashMap<Key, Box<str>>,
+    causes: HashMap<Key, Ending>,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -493,7 +493,7 @@ impl Hands {
         if clean {
             self.causes.remove(&key);
         } else {
-            self.causes.insert(key, ending.to_string().into());
+            self.causes.insert(key, ending);
         }
     }
 
@@ -504,6 +504,16 @@ impl Hands {
         let failed = || self.failures.get(&key).map(|failure| format!("it cannot be started: {failure}"));
         let ended = || self.causes.get(&key).map(|ending| ending.to_string());
         refused.or_else(failed).or_else(ended).map(|cause| agree::legible(&cause))
+    }
+
+    /// The status that a vassal's last process has ended with, in the shell's numbers, if that was a failure.
+    #[must_use]
+    pub fn last_exit(&self, key: Key) -> Option<u8> {
+        match *self.causes.get(&key)? {
+            Ending::Exited(status) => Some(status),
+            Ending::Killed(signal) => Some(signal.saturating_add(128)),
+            Ending::Unknown => None,
+        }
     }
 
     /// Where programs notify us, and the control socket is.

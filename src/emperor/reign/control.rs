@@ -1,5 +1,6 @@
 //! What is asked over the control socket, and done about it.
 
+use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::Reign;
 use crate::emperor::control::{
-    Answer, Asked, Control, ControlError, FILE_NAME, Options, Place, Route, StoppedFile, View,
+    Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Place, Route, StoppedFile, View,
 };
 use crate::emperor::court::{Event, Key, Wish};
 use crate::emperor::hands::RuntimeDir;
@@ -22,6 +23,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Door {
     control: Option<Control>,
+    gallery: Option<Gallery>,
     file: Option<StoppedFile>,
     /// When it is to be written; none while it need not be.
     write_at: Option<Instant>,
@@ -36,6 +38,25 @@ impl Door {
     /// # Errors
     /// [`ControlError`], for a place that was asked for.
     pub(super) fn open(
+        options: &Options,
+        runtime: &mut RuntimeDir,
+        goes_on: bool,
+    ) -> Result<Self, ControlError> {
+        let gallery = match options.http.as_deref().map(Gallery::bind).transpose() {
+            Err(error) if goes_on => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                error!("[emperor] {error}: {cause}");
+                None
+            }
+            gallery => gallery?,
+        };
+        if let Some(gallery) = &gallery {
+            info!("[emperor] metrics: http://{}/metrics", gallery.address());
+        }
+        Ok(Self { gallery, ..Self::open_control(options, runtime, goes_on)? })
+    }
+
+    fn open_control(
         options: &Options,
         runtime: &mut RuntimeDir,
         goes_on: bool,
@@ -73,10 +94,20 @@ impl Door {
 
     /// The next request; never without a socket. Cancel-safe.
     pub(super) async fn next(&mut self) -> Asked {
-        match &mut self.control {
-            Some(control) => control.next().await,
-            None => std::future::pending().await,
-        }
+        let Self { control, gallery, .. } = self;
+        let control = async {
+            match control {
+                Some(control) => control.next().await,
+                None => pending().await,
+            }
+        };
+        let gallery = async {
+            match gallery {
+                Some(gallery) => gallery.next().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! { biased; asked = control => asked, asked = gallery => asked }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
@@ -125,6 +156,11 @@ impl Reign {
 
     pub(super) fn answer(&mut self, asked: Asked) {
         let answer = match &asked.route {
+            Route::Metrics => {
+                self.hands.measure(super::MEASURING);
+                let snapshot = self.with_view(|view| view.metrics(asked.peer, &|| self.times.counts()));
+                Answer::metrics(snapshot)
+            }
             Route::Emperor => self.with_view(|view| view.emperor(asked.peer)),
             Route::Vassals => self.with_view(|view| view.vassals(asked.peer)),
             Route::Vassal(name) | Route::Operate(name, _) => {
@@ -170,6 +206,8 @@ impl Reign {
             now: super::now(),
             on_demand: &|key| self.hands.on_demand_address(key),
             cause: &|key| self.hands.cause(key),
+            last_exit: &|key| self.hands.last_exit(key),
+            usage: &|key| self.hands.usage(key),
         })
     }
 }
