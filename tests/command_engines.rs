@@ -312,7 +312,7 @@ engines! {
         ask: Ask::Http,
         binds: false,
         rest: Duration::ZERO,
-        drops: 0,
+        drops: 1, // a connection that it has taken, and of which it has read nothing yet, is closed
     };
     hypercorn_is_replaced: Engine {
         needs: &["hypercorn"],

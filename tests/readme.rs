@@ -23,6 +23,7 @@ const ALSO: &[(&str, &str)] = &[
         "! curl -s http://127.0.0.1:8081 && curl -sf http://127.0.0.1:8080 > /dev/null",
     ),
     ("ps -C uwsgi-core", "! ps -C uwsgi-core -o args= | grep root.ini && grep -q root.ini $STAYS"),
+    ("mkdir -p /srv/shop", "emperor check --plan /etc/uwsgi/vassals/shop.ini"),
     ("kill -HUP", "grep -q 'SIGHUP' $STAYS"),
 ];
 
@@ -47,6 +48,11 @@ fn root_readme_tenants() {
 }
 
 #[test]
+fn root_readme_any_program() {
+    play(&["Any program, in a jail, when it is needed"], Uwsgi::AsItIs);
+}
+
+#[test]
 fn root_readme_service() {
     play(&["As a service"], Uwsgi::Needed);
 }
@@ -55,8 +61,15 @@ fn root_readme_service() {
 fn every_chapter_with_commands_is_played() {
     let mut chapters: Vec<String> = blocks().into_iter().map(|block| block.chapter).collect();
     chapters.dedup();
-    let played = ["", "Add, touch, remove", "A Python application behind nginx", "Tenants", "As a service"]
-        .map(String::from);
+    let played = [
+        "",
+        "Add, touch, remove",
+        "A Python application behind nginx",
+        "Tenants",
+        "Any program, in a jail, when it is needed",
+        "As a service",
+    ]
+    .map(String::from);
     assert_eq!(chapters, played);
     for (text, _) in ALSO {
         assert!(blocks().iter().any(|block| block.code.contains(text)), "no block has `{text}`");
