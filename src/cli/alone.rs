@@ -143,6 +143,7 @@ fn prepare(
     let file = described_by(arguments).map(|file| here.join(file)).unwrap_or_default();
     let directory = file.parent().unwrap_or(here);
     let order = VassalOrder {
+        reaper: false, // the service manager ends what is left
         end_after: None,
         name: Text::from(file.file_name().unwrap_or(OsStr::new("vassal"))),
         directory: None,

@@ -4,6 +4,7 @@
 //! descriptor, no capability but the one for signals, and next to no memory; when it ends, the kernel kills whatever is
 //! left in the namespace.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -20,7 +21,7 @@ use crate::sys::{alone, caps, fds, memory};
 /// CAP_KILL: the program may have become another user.
 const KILL: u64 = 1 << 5;
 
-/// How process 1 goes about its life.
+/// How process 1, or a subreaper, goes about its life.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Init {
@@ -54,8 +55,8 @@ pub(super) fn leave_behind(init: Init, link: Option<BorrowedFd<'_>>) -> io::Resu
 fn stay(init: Init, link: Option<BorrowedFd<'_>>, program: Pid, signals: &SigSet) -> i32 {
     // Not of the emperor's session or group: who signals those means the emperor.
     let _ = setsid();
-    renounce();
-    if init.die_with_emperor && !dies_with_emperor(link) {
+    renounce(c"emperor-init", KILL);
+    if init.die_with_emperor && !dies_with_emperor(link, Signal::SIGKILL) {
         return 128 + Signal::SIGKILL as i32;
     }
     fds::close_all();
@@ -75,18 +76,19 @@ fn stay(init: Init, link: Option<BorrowedFd<'_>>, program: Pid, signals: &SigSet
     }
 }
 
-/// Gives up what could be of use to somebody in the vassal. Nothing here can fail for a reason that matters.
-fn renounce() {
-    let _ = prctl::set_name(c"emperor-init");
+/// Gives up what could be of use to somebody in the vassal, but for these powers. Nothing here can fail for a reason
+/// that matters.
+pub(super) fn renounce(name: &CStr, powers: u64) {
+    let _ = prctl::set_name(name);
     let _ = prctl::set_dumpable(false);
     let _ = caps::bound(0);
-    let _ = caps::keep_for_ourselves(KILL).or_else(|_| caps::clear_all());
+    let _ = caps::keep_for_ourselves(powers).or_else(|_| caps::clear_all());
     let _ = prctl::set_no_new_privs();
 }
 
-/// Whether the emperor is alive and will take us along.
-fn dies_with_emperor(link: Option<BorrowedFd<'_>>) -> bool {
-    let asked = prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
+/// Whether the emperor is alive and will take us along, by this signal.
+pub(super) fn dies_with_emperor(link: Option<BorrowedFd<'_>>, signal: Signal) -> bool {
+    let asked = prctl::set_pdeathsig(signal).is_ok();
     let peek =
         |link: BorrowedFd<'_>| recv(link.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
     asked && link.is_none_or(|link| matches!(peek(link), Ok(1..) | Err(Errno::EAGAIN)))
@@ -94,7 +96,7 @@ fn dies_with_emperor(link: Option<BorrowedFd<'_>>) -> bool {
 
 /// Reaps all that has ended. The status of the program, if it is among them: a death by signal is 128 and the
 /// signal's number, because process 1 cannot die of it.
-fn reap(program: Pid) -> Option<i32> {
+pub(super) fn reap(program: Pid) -> Option<i32> {
     while let Ok(Some((pid, ending))) = wait::reap_any() {
         if pid == program.as_raw() {
             return Some(match ending {

@@ -16,10 +16,10 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::hook::run::{self, Ran, tell};
-use super::init;
 use super::jail::{cgroup, identity, landlock, namespaces, root, seccomp, view};
 use super::link::{CONFIG_FD, Failure, LINK_FD, LaunchReport, PLAN_FD};
 use super::plan::{LaunchPlan, Op, Step, Text, Trees, Users};
+use super::{init, reaper};
 use crate::sys::{alone, caps, fds, process};
 
 mod exec;
@@ -133,6 +133,10 @@ impl Launcher {
                 Ok(Ran::Done)
             }
             Op::EnterGroups(groups) => cgroup::enter(groups).map(|()| Ran::Done),
+            Op::Reaper(wanted) => {
+                let link = self.link.as_ref().map(AsFd::as_fd);
+                done(reaper::leave_behind(*wanted, link), &"subreaper")
+            }
             Op::ChangeDir(path) => done(std::env::set_current_dir(path), path),
             Op::Log(path) => done(log::append_to(path.as_path()), path),
             Op::PidNamespace => {

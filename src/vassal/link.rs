@@ -6,6 +6,7 @@
 //! Before the engine speaks, the launcher does, on the same descriptor: a [`LaunchReport`] starts with a byte that
 //! is no vassal's word. The emperor reads reports only while it waits for a launch to end ([`Reports`]).
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::step::Step;
@@ -14,6 +15,9 @@ use super::step::Step;
 pub const FD_VARIABLE: &str = "UWSGI_EMPEROR_FD";
 /// Environment variable that tells a vassal the number of the descriptor its configuration comes from.
 pub const CONFIG_FD_VARIABLE: &str = "UWSGI_EMPEROR_FD_CONFIG";
+/// What a subreaper is sent in SIGKILL's place: it ends its program, and so all of it. No program and no kernel of today
+/// sends it; who is no subreaper yet dies of it.
+pub const END_ALL: Signal = Signal::SIGSTKFLT;
 /// Descriptor number at which every vassal finds its link.
 pub const LINK_FD: i32 = 3;
 /// Descriptor number at which a launcher finds its sealed plan.

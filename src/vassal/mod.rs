@@ -10,6 +10,7 @@ pub mod link;
 pub mod passing;
 pub mod plan;
 pub mod probe;
+mod reaper;
 pub mod sent;
 pub mod socket;
 mod step;

@@ -4,7 +4,6 @@
 //! that to a launcher at [`PLAN_FD`](super::link::PLAN_FD). The launcher runs the operations in the order of
 //! the list and decides nothing: order is a property of the list, so it can be printed and tested without root.
 
-use std::fmt;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
@@ -31,6 +30,8 @@ use super::terms::view::{Around, View, Wish};
 use super::terms::{Identity, Privileges, Start};
 pub use super::text::Text;
 pub use super::words::{Capabilities, Namespaces, NoCapability, UnknownNamespace};
+
+mod print;
 
 /// A plan that does not fit is no plan of ours: the environment and argv of an exec are limited to 6 MiB.
 const MAX_PLAN_BYTES: u64 = 16 * 1024 * 1024;
@@ -61,6 +62,8 @@ pub enum Op {
     EndAfter(u32),
     /// Make and enter the control groups that the administrator names (`cgroup`).
     EnterGroups(NamedGroups),
+    /// Become the child of a subreaper, which stays behind: where there are no control groups.
+    Reaper(Init),
     /// Enter a working directory.
     ChangeDir(Text),
     /// Confirm to be process 1. The spawner has cloned us with `CLONE_NEWPID`: see [`LaunchPlan::needs_pid_namespace`].
@@ -203,6 +206,8 @@ pub struct VassalOrder {
     pub tyrant: Option<Tyrant>,
     /// Whom a command vassal becomes outside of tyrant mode.
     pub identity: Option<Identity>,
+    /// Whether what it leaves behind is ended by a subreaper. One with a pid namespace needs none.
+    pub reaper: bool,
     /// Control groups that a command vassal enters, beside the emperor's own.
     pub groups: Option<NamedGroups>,
     /// What it may do.
@@ -287,9 +292,11 @@ impl VassalOrder {
         ops.extend(self.end_after.map(Op::EndAfter));
         ops.extend(self.groups.map(Op::EnterGroups));
         ops.extend(self.own_session.then_some(Op::OwnSession));
+        let view = self.phases.onto(self.view);
+        let reaped = self.reaper && !self.namespaces.pid && !view.private_pids;
+        ops.extend(reaped.then_some(Op::Reaper(Init { die_with_emperor: self.die_with_emperor })));
         ops.extend(self.directory.map(Op::ChangeDir));
         ops.extend(privileges.first_ops());
-        let view = self.phases.onto(self.view);
         // Who is not root is told by the launcher what is not allowed; of the spawner it would be no more than that.
         let cloned = self.namespaces.pid || view.private_pids && start != Start::Same;
         ops.extend(cloned.then_some(Op::PidNamespace));
@@ -343,7 +350,8 @@ impl VassalOrder {
         }
         ops.extend(self.identity.map(|identity| Op::Become(identity.becomes(privileges.ambient))));
         ops.extend(log_last.map(Op::Log));
-        ops.extend(self.die_with_emperor.then_some(Op::DieWithEmperor));
+        // The parent that it dies with is the subreaper, where there is one.
+        ops.extend((self.die_with_emperor || reaped).then_some(Op::DieWithEmperor));
         let (read_only, read_write) = view.trees();
         ops.extend(privileges.ops_after_identity(start, &read_only, &read_write));
         ops.push(Op::Environment(self.environment));
@@ -415,6 +423,12 @@ impl LaunchPlan {
         self.ops.contains(&Op::PidNamespace)
     }
 
+    /// Whether the launcher's process stays as a subreaper, which is ended by [`END_ALL`](super::link::END_ALL).
+    #[must_use]
+    pub fn leaves_reaper(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::Reaper(_)))
+    }
+
     /// Writes the plan into a memory file that nobody can change any more.
     ///
     /// The descriptor is close-on-exec. Needs Linux 3.17.
@@ -451,6 +465,7 @@ impl Op {
         match self {
             Self::EndAfter(_) => Step::Signals,
             Self::EnterGroups(_) => Step::ControlGroup,
+            Self::Reaper(_) => Step::Reaper,
             Self::ChangeDir(_) => Step::ChangeDir,
             Self::PidNamespace => Step::PidNamespace,
             Self::Namespaces(_) => Step::Namespaces,
@@ -490,87 +505,6 @@ impl Op {
     }
 }
 
-/// One operation a line, numbered, with what it acts on: what `emperor check --plan` prints.
-impl fmt::Display for LaunchPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, op) in (1..).zip(&self.ops) {
-            writeln!(f, "{number:2}  {op}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EndAfter(seconds) => write!(f, "signals end after {seconds} s"),
-            Self::EnterGroups(groups) => write!(f, "cgroup {groups}"),
-            Self::ChangeDir(path) => write!(f, "chdir {path}"),
-            Self::Log(path) => write!(f, "log {path}"),
-            Self::PidNamespace => f.write_str("pid-namespace"),
-            Self::Namespaces(set) => write!(f, "namespaces {set}"),
-            Self::Isolate(set) => write!(f, "namespaces of its own: {set}"),
-            Self::View(scene) => write!(f, "view {scene}"),
-            Self::Init(init) => {
-                f.write_str("init stays as process 1")?;
-                f.write_str(if init.die_with_emperor { ", and dies with the emperor" } else { "" })
-            }
-            Self::OwnUsers(users) => {
-                match users.uid {
-                    Some(uid) => write!(f, "user-namespace of uid {uid} alone")?,
-                    None => f.write_str("user-namespace of the vassal's user alone")?,
-                }
-                f.write_str(if users.best_effort { ", if possible" } else { "" })
-            }
-            Self::JoinNamespaces(path) => write!(f, "setns {path}"),
-            Self::Root(root) => write!(f, "root {root}"),
-            Self::BoundCapabilities(keep) => write!(f, "capabilities keep {keep} in the bounding set"),
-            Self::Undumpable => f.write_str("capabilities not dumpable, not traceable"),
-            Self::OwnKeyring => f.write_str("keyring of its own"),
-            Self::OwnSession => f.write_str("session of its own"),
-            Self::LeaveTerminal => f.write_str("session of its own if this one has a terminal"),
-            Self::SetGroup(gid) => write!(f, "group {gid}"),
-            Self::SetGroups(Groups::Exactly(list)) if list.is_empty() => f.write_str("groups none"),
-            Self::SetGroups(Groups::Exactly(list)) => write!(f, "groups {list:?}"),
-            Self::SetGroups(Groups::OfUser(uid)) => write!(f, "groups of uid {uid}"),
-            Self::SetUser(uid) => write!(f, "user {uid}"),
-            Self::Limits(limits) => write!(f, "limits {limits}"),
-            Self::Become(who) => write!(f, "become {who}"),
-            Self::Privilege(privilege) => privilege.fmt(f),
-            Self::Landlock(trees) => write!(f, "landlock {trees}"),
-            Self::SystemCalls(filter) => write!(f, "system-calls {filter}"),
-            Self::DieWithEmperor => f.write_str("emperor die with it"),
-            Self::VerifyOwner(OwnedFile { path, uid, gid, nofollow, .. }) => {
-                let link = if *nofollow { ", the link itself" } else { "" };
-                write!(f, "owner {path} is {uid}:{gid}{link}")
-            }
-            Self::Environment(entries) => {
-                f.write_str("environment")?;
-                entries.iter().try_for_each(|(name, value)| write!(f, "\n      {name}={value}"))
-            }
-            Self::Command { program, argument, .. } => write!(f, "command {program} {argument}"),
-            Self::Hook { hook, phase, fatal } => {
-                write!(f, "{} {hook} ({phase}{})", self.step().name(), if *fatal { "" } else { ", may fail" })
-            }
-            Self::Sockets(passing) => write!(f, "descriptors {passing}"),
-            Self::Exec(exec) => {
-                f.write_str("exec")?;
-                let or = |n| if n == 0 { "" } else { " or" };
-                exec.programs
-                    .iter()
-                    .enumerate()
-                    .try_for_each(|(n, program)| write!(f, "{} {program}", or(n)))?;
-                exec.args.iter().try_for_each(|arg| write!(f, "\n      {arg}"))?;
-                match &exec.magic {
-                    Some(magic) => write!(f, "\n      (exec://{} if executable)", magic.file),
-                    None => Ok(()),
-                }
-            }
-            Self::Exit => f.write_str("exit"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -579,6 +513,7 @@ mod tests {
     fn full_order() -> VassalOrder {
         let hook = |text: &str| Hook::parse(OsStr::new(text)).unwrap();
         VassalOrder {
+            reaper: false,
             name: "a.ini".into(),
             directory: Some("/srv/vassals".into()),
             end_after: None,

@@ -67,6 +67,8 @@ steps! {
     Command = 189, "command", "run the command";
     /// Replacing the supplementary groups.
     Groups = 190, "groups", "set its supplementary groups";
+    /// Forking off the vassal from its subreaper.
+    Reaper = 194, "reaper", "leave a subreaper behind";
     /// Enclosing it by Landlock.
     Landlock = 195, "landlock", "enclose it by landlock";
     /// Getting the sockets that somebody else offers.

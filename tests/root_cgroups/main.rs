@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod reaper;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -124,6 +124,9 @@ pub struct GroupRecord {
     pub leaf: String,
     /// What its vassal's file asks for, under the policy.
     pub share: ResourceTerms,
+    /// There is no such group, but a subreaper.
+    #[serde(default)]
+    pub reaped: bool,
 }
 
 /// A vassal's name, and which of its family it is.
@@ -269,7 +272,7 @@ impl Groups {
                         std::error::Error::source(&error).map_or_else(String::new, |it| format!(": {it}"));
                     warn!(
                         "[emperor] vassals have no control groups, and no limit of memory, tasks, processor or disks is \
-                         enforced, nor is what a vassal leaves behind ended: {error}{cause}; mount cgroup2, or run \
+                         enforced; a subreaper for each ends what a vassal leaves behind: {error}{cause}; mount cgroup2, or run \
                          the emperor as a service with Delegate=yes"
                     );
                     State::Absent

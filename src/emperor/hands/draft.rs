@@ -38,6 +38,8 @@ pub struct Draft<'d> {
     pub program: Option<Program>,
     /// Its sockets.
     pub sockets: Option<Passing>,
+    /// Whether it was to have a control group, and there are none.
+    pub reaper: bool,
     /// Variables that tell it where it is listened to, and the socket they mean.
     pub notify: (Vec<(Text, Text)>, Option<&'d Path>),
 }
@@ -102,6 +104,7 @@ impl Ground<'_> {
             sockets: draft.sockets,
             exec,
             identity: terms.identity,
+            reaper: draft.reaper,
             groups: terms.groups,
             privileges: terms.privileges,
             view: terms.view,

@@ -33,6 +33,10 @@ pub(super) struct Kept {
     oom_kills: u64,
     /// When it was looked at last, and what was seen.
     usage: Option<(Instant, Usage)>,
+    /// There is none although it was to be, so that what is left behind has to be ended otherwise.
+    lacking: bool,
+    /// Its process is a subreaper's.
+    reaped: bool,
     /// Its vassal has ended, and something lives in it.
     emptying: Option<Emptying>,
 }
@@ -95,6 +99,9 @@ impl Hands {
         share: ResourceTerms,
     ) -> Result<Entrance, GroupError> {
         let terms = share.clone().joined(&self.launch.groups.policy);
+        if let Some(kept) = self.held(key).and_then(|held| held.group.as_mut()) {
+            (kept.lacking, kept.reaped) = (false, false);
+        }
         if !terms.wants_group() {
             return Ok(Entrance::default());
         }
@@ -108,6 +115,7 @@ impl Hands {
         let scales = self.scale_of(vassal.zerg.map_or(key, |zerg| zerg.base)).is_some();
         let families = self.launch.groups.families || scales;
         let Some((group, entrance)) = self.book.groups.make(member, families, &terms)? else {
+            self.slot(key).group.get_or_insert_default().lacking = true;
             return Ok(Entrance::default());
         };
         let before = if families { self.book.groups.troubles(&group) } else { Troubles::default() };
@@ -115,6 +123,27 @@ impl Hands {
         let oom_kills = kept.oom_kills;
         **kept = Kept { group: Some(group), share, terms, before, oom_kills, ..Kept::default() };
         Ok(entrance)
+    }
+
+    /// Whether a vassal that is about to start was to have a group, and there are none.
+    pub(super) fn lacks_group(&self, key: Key) -> bool {
+        self.kept(key).is_some_and(|kept| kept.lacking)
+    }
+
+    /// Whether the process of a vassal is a subreaper, which ends all of it at [`END_ALL`](crate::vassal::link::END_ALL).
+    pub(super) fn has_reaper(&self, key: Key) -> bool {
+        self.kept(key).is_some_and(|kept| kept.reaped)
+    }
+
+    /// Notes that for the process that is made next.
+    pub(super) fn is_reaped(&mut self, key: Key, reaped: bool) {
+        if let Some(kept) = self.held(key).and_then(|held| held.group.as_mut()) {
+            kept.reaped = reaped;
+        }
+    }
+
+    fn kept(&self, key: Key) -> Option<&Kept> {
+        self.held.get(key.index()).filter(|held| held.key == Some(key))?.group.as_deref()
     }
 
     /// Whether a process could not be made because of the limits of the vassal's own group, and not the machine's.
@@ -345,7 +374,12 @@ impl Hands {
 
     /// Takes over the group that a former emperor has made for a vassal.
     pub(super) fn adopt_group(&mut self, key: Key, record: GroupRecord) {
-        let GroupRecord { leaf, share } = record;
+        let GroupRecord { leaf, share, reaped } = record;
+        if reaped {
+            let kept = Kept { share, reaped, lacking: true, ..Kept::default() };
+            self.slot(key).group = Some(Box::new(kept));
+            return;
+        }
         let Some(group) = self.book.groups.adopt(&leaf) else { return };
         let terms = share.clone().joined(&self.launch.groups.policy);
         if let Err(error) = self.book.groups.limit(&group, &share, &terms) {
@@ -377,9 +411,13 @@ impl Hands {
 
     /// The group of a vassal, for its next emperor.
     pub(super) fn group_of(&self, key: Key) -> Option<GroupRecord> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
-        let kept = held.group.as_ref()?;
-        Some(GroupRecord { leaf: kept.group.as_ref()?.as_text().to_owned(), share: kept.share.clone() })
+        let kept = self.kept(key)?;
+        let leaf = match &kept.group {
+            Some(group) => group.as_text().to_owned(),
+            None if kept.reaped => String::new(),
+            None => return None,
+        };
+        Some(GroupRecord { leaf, share: kept.share.clone(), reaped: kept.reaped })
     }
 
     /// What all that a vassal has started has taken of the processor, microseconds, if it has a group.

@@ -37,7 +37,7 @@ use super::source::VassalName;
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
-use crate::vassal::link::{Failure, Order, Reports, Word};
+use crate::vassal::link::{END_ALL, Failure, Order, Reports, Word};
 use side::Errand;
 
 pub use adopt::{Belongings, Holdings};
@@ -588,13 +588,15 @@ impl Hands {
         if signal == Signal::Kill {
             self.kill_group(key);
         }
+        let reaped = self.has_reaper(key);
         let Some(pidfd) = self.held(key).and_then(|held| held.pidfd.as_ref()) else { return };
         let number = match signal {
             Signal::Term => nix::libc::SIGTERM,
+            Signal::Kill if reaped => END_ALL as i32,
             Signal::Kill => nix::libc::SIGKILL,
             Signal::Agreed(number) => number.into(),
         };
-        if signal == Signal::Kill && life::is_program(vassal) {
+        if signal == Signal::Kill && !reaped && life::is_program(vassal) {
             life::end_group(pidfd.as_fd(), vassal);
         }
         if let Err(error) = wait::signal(pidfd.as_fd(), number)

@@ -240,7 +240,6 @@ impl Hands {
             return Event::NotStarted(key, true);
         };
         let (config, their_config) = config.unzip();
-        let direct = self.launch.confinement.is_none() && terms.is_none_or(Terms::ask_for_a_share_only);
         // Without its socket a vassal that waits on demand would be another one.
         let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
         let Some(handed) = self.hand_sockets(key, court, terms) else { return Event::NotStarted(key, false) };
@@ -262,6 +261,9 @@ impl Hands {
                 return Event::NotStarted(key, false);
             }
         };
+        let direct = self.launch.confinement.is_none()
+            && terms.is_none_or(Terms::ask_for_a_share_only)
+            && !self.lacks_group(key);
         let mut environment = Vec::new();
         let child = if direct {
             self.start_directly(vassal, &commands, ends, entrance.groups())
@@ -272,6 +274,7 @@ impl Hands {
                 ground.plan(draft)
             });
             let plan = plan.map_err(SpawnError::Prepare);
+            self.is_reaped(key, plan.as_ref().is_ok_and(LaunchPlan::leaves_reaper));
             plan.and_then(|plan| self.start_launcher(vassal, &plan, &handed, ends, entrance.groups()))
         };
         drop((theirs, their_config, entrance));
@@ -422,6 +425,7 @@ impl Hands {
             terms,
             program: program.map_err(io::Error::other)?,
             sockets: handed.passing(),
+            reaper: self.lacks_group(key),
             notify: match terms {
                 Some(terms) => (self.notify_variables(key, terms), self.notify_path(key)),
                 None => (Vec::new(), None),
