@@ -166,6 +166,7 @@ fn prepare(
             ..Around::default()
         },
         phases: terms.phases.clone(),
+        is_command: terms.program.is_some(),
         own_session: false,
         log: terms.program.as_ref().and_then(|program| program.log.clone()),
         config_pipe: false,

@@ -232,6 +232,8 @@ pub struct VassalOrder {
     pub exec: Exec,
     /// Where standard output and standard error go, if not to the emperor's log.
     pub log: Option<Text>,
+    /// Whether it is the program of a `command`, which becomes nobody else by itself.
+    pub is_command: bool,
     /// Whether it leads a session of its own.
     pub own_session: bool,
     /// Whether it gets its configuration through a pipe.
@@ -283,6 +285,7 @@ impl VassalOrder {
         // With only another group, root stays root.
         let other_user = self.identity.as_ref().and_then(|identity| identity.user.as_ref());
         let start = match (&self.tyrant, other_user) {
+            (None, None) if nix::unistd::geteuid().is_root() && self.is_command => Start::RootForGood,
             (None, None) if nix::unistd::geteuid().is_root() => Start::Root,
             (None, None) => Start::Same,
             _ => Start::Another,
@@ -331,9 +334,12 @@ impl VassalOrder {
         }
         ops.extend(users);
         ops.extend(self.capabilities.map(|keep| Op::BoundCapabilities(keep.with_setpcap())));
-        // A tenant gets a keyring of his own in any case.
+        // Who is somebody else than the emperor gets a keyring of its own in any case.
         let powers = privileges.ops_before_identity(start).into_iter();
-        ops.extend(powers.filter(|op| self.tyrant.is_none() || *op != Op::OwnKeyring));
+        ops.extend(powers.filter(|op| start != Start::Another || *op != Op::OwnKeyring));
+        if self.tyrant.is_none() && start == Start::Another {
+            ops.extend([Op::Undumpable, Op::OwnKeyring]);
+        }
         if let Some(tyrant) = self.tyrant {
             let Tyrant { uid, gid, initgroups, file: _ } = tyrant;
             let groups = if initgroups { Groups::OfUser(uid) } else { Groups::Exactly(Vec::new()) };
@@ -517,6 +523,7 @@ mod tests {
             name: "a.ini".into(),
             directory: Some("/srv/vassals".into()),
             end_after: None,
+            is_command: false,
             own_session: true,
             namespaces: Namespaces::parse("uts,pid,fs").unwrap().0,
             capabilities: Some(Capabilities::parse("net_bind_service").unwrap().0),
@@ -590,6 +597,16 @@ mod tests {
         let order = VassalOrder { groups: Some(groups), ..full_order() };
         let plan = order.plan().to_string();
         assert!(plan.starts_with(" 1  cgroup /sys/fs/cgroup/a memory.max=64M\n 2  session"), "{plan}");
+    }
+
+    #[test]
+    fn whoever_becomes_somebody_else_leaves_the_emperors_keys_behind() {
+        let identity = Identity { user: Some(Who::Id(1000)), ..Identity::default() };
+        let order = VassalOrder { identity: Some(identity), is_command: true, ..VassalOrder::default() };
+        let plan = order.plan().to_string();
+        let expected =
+            " 1  capabilities not dumpable, not traceable\n 2  keyring of its own\n 3  become user 1000";
+        assert!(plan.starts_with(expected), "{plan}");
     }
 
     #[test]

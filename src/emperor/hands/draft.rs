@@ -110,6 +110,7 @@ impl Ground<'_> {
             view: terms.view,
             around,
             phases: terms.phases,
+            is_command: draft.program.is_some(),
             own_session: draft.program.is_some(),
             log: draft.program.and_then(|program| program.log),
             config_pipe: draft.carried,

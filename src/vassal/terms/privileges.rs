@@ -38,7 +38,7 @@ pub struct Privileges {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Bounding {
-    /// Of a program that starts as root: uWSGI, which binds its sockets and then becomes somebody else by itself.
+    /// Of a uWSGI that starts as root, binds its sockets and then becomes somebody else by itself.
     pub of_root: Capabilities,
     /// Of any other.
     pub of_others: Capabilities,
@@ -60,8 +60,10 @@ pub enum Landlock {
 /// As whom the program is executed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Start {
-    /// Root.
+    /// Root, and uWSGI, which then becomes somebody else by itself.
     Root,
+    /// Root, and any other program.
+    RootForGood,
     /// Somebody else than the emperor: an operation of the plan changes the user.
     Another,
     /// The emperor's own user, who is not root.
@@ -200,8 +202,8 @@ impl Privileges {
         if self.own_keyring {
             ops.push(Op::OwnKeyring);
         }
-        // A uWSGI that starts as root would not get its capabilities back when it executes itself anew.
-        if self.lock_secure_bits && start != Start::Root {
+        // Root would not get the capabilities that it keeps: neither by its first exec nor when it executes itself anew.
+        if self.lock_secure_bits && !matches!(start, Start::Root | Start::RootForGood) {
             ops.push(Op::Privilege(Privilege::LockSecureBits));
         }
         ops
@@ -292,6 +294,15 @@ keyring of its own
 no-new-privileges
 system-calls refused: 64 calls; namespaces all; personality; typing for others; other machines' calls; sockets only: unix,inet,inet6,netlink
 ",
+        );
+    }
+
+    #[test]
+    fn the_plan_of_a_command_that_starts_as_root_leaves_it_no_capability() {
+        let plan = plan(Level::Standard, Start::RootForGood);
+        assert!(
+            plan.contains("capabilities keep none in the bounding set\nkeyring of its own\nno-new"),
+            "{plan}"
         );
     }
 
