@@ -12,11 +12,14 @@ mod run;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::emperor::survival::REHEARSAL_VARIABLE;
+use crate::sys::fds;
 use crate::vassal::{launch, probe};
 
 #[derive(Debug, Parser)]
@@ -60,6 +63,8 @@ enum Role {
     Start(operate::Operate),
     /// Forget vassals' failures, and start those that were kept from it.
     Clear(operate::Operate),
+    /// Have the emperor read its own configuration and program anew, in place; what is wrong with them is told.
+    Renew(operate::Renew),
     /// Print the version.
     Version,
 }
@@ -95,10 +100,10 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Some("vassal") if !is_help(rest) => alone::main(rest),
         Some("probe") => Ok(probe::main(rest)),
         Some("judge") => Ok(check::judge(rest)),
-        Some("rehearse") => rehearse(rest),
+        Some("rehearse") => report(rehearse, rest),
         Some(
             "run" | "vassal" | "check" | "status" | "reload" | "restart" | "stop" | "start" | "clear"
-            | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version",
+            | "renew" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version",
         )
         | None => command(arguments),
         Some(_) => run::main(arguments),
@@ -107,6 +112,19 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
 
 fn is_help(words: &[OsString]) -> bool {
     words.first().is_some_and(|word| word == "--help" || word == "-h")
+}
+
+/// Says what is wrong to the emperor that has asked, who says it to others; to a person otherwise.
+fn report(
+    rehearse: impl FnOnce(&[OsString]) -> Result<ExitCode, Failure>,
+    arguments: &[OsString],
+) -> Result<ExitCode, Failure> {
+    let number = std::env::var(REHEARSAL_VARIABLE).ok().and_then(|number| number.parse().ok());
+    let to = number.and_then(|number| fds::adopt(number).ok());
+    rehearse(arguments).or_else(|failure| {
+        let told = to.map(|to| write!(File::from(to), "{failure}"));
+        if told.is_some_and(|told| told.is_ok()) { Ok(ExitCode::FAILURE) } else { Err(failure) }
+    })
 }
 
 /// Another program of ours wants to know whether this one could take its place, with these arguments.
@@ -141,6 +159,7 @@ fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Role::Stop(arguments) => return Ok(operate::operate("stop", &arguments)),
         Role::Start(arguments) => return Ok(operate::operate("start", &arguments)),
         Role::Clear(arguments) => return Ok(operate::operate("clear", &arguments)),
+        Role::Renew(arguments) => return Ok(operate::renew(&arguments)),
         Role::Options { word: None } => options::grouped(),
         Role::Options { word: Some(word) } => {
             let found = options::matching(&word);

@@ -4,6 +4,7 @@
 //! command line; 3 no emperor can be reached; 4 a vassal whose status was asked is not well.
 
 mod client;
+mod renew;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use super::print;
 use crate::emperor::control::{escape, unescape};
 use crate::emperor::source::VassalName;
 use client::{Client, Reply, Unreachable};
+pub(super) use renew::{Renew, renew};
 
 /// Some vassal is unknown, or what was wanted was refused.
 const REFUSED: u8 = 1;

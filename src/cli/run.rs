@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::config::{self, Config, Limits, Loader, Machine, Mode, Pair, options};
 use crate::emperor::cgroup::GroupRules;
+use crate::emperor::edicts::Edicts;
 use crate::emperor::hands::command::Environment;
 use crate::emperor::hands::{Launch, RuntimeDir};
 use crate::emperor::log;
@@ -89,10 +90,7 @@ pub(super) fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let environment: Vec<_> = std::env::vars_os().collect();
     let config = read(&Machine::new().allow_commands(true).allow_network(true), &arguments, &environment)?;
     if !config.has("emperor") || config.exit().is_some() {
-        // Nobody may be there to read it; the status remains.
-        let _ =
-            writeln!(std::io::stderr(), "emperor: the configuration does not ask for an emperor any more");
-        return Ok(ExitCode::FAILURE);
+        return Err(Failure::new(NoEmperor));
     }
     let mut settings = Settings::new(&config).map_err(Failure::new)?;
     let start = std::env::current_dir().map_err(Failure::of("cannot find the current directory"))?;
@@ -105,6 +103,11 @@ pub(super) fn rehearse(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     State::read(state).map_err(Failure::of("cannot go on with the state of the running emperor"))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// What an emperor cannot go on with.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration does not ask for an emperor any more")]
+struct NoEmperor;
 
 /// The link to the emperor that started this one, which may have been in the way of the reserved numbers.
 fn superior(moved: &[(RawFd, RawFd)]) -> Option<OwnedFd> {
@@ -247,6 +250,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         superior,
         origin,
         keeps,
+        edicts: Edicts::of(config),
         descriptor_limit: limit.map(|limit| (limit.soft, limit.hard)),
         heritage,
     };

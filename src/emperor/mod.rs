@@ -4,6 +4,7 @@
 pub mod cgroup;
 pub mod control;
 pub mod court;
+pub mod edicts;
 pub mod forward;
 pub mod hands;
 pub mod jail_policy;

@@ -5,6 +5,7 @@
 
 mod control;
 mod keeping;
+mod reform;
 mod renewal;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use tracing::{error, info};
 
 use super::control::{self as door, Asked};
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
+use super::edicts::Edicts;
 use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
 use super::listen::{ListenError, Options, Server, Visitor};
@@ -74,6 +76,8 @@ pub struct Accession {
     pub heritage: Heritage,
     /// Whether the service manager is to keep what the next emperor needs after a crash.
     pub keeps: bool,
+    /// What the configuration says.
+    pub edicts: Edicts,
 }
 
 /// Why a reign cannot begin.

@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 #[derive(Debug, Default)]
 pub struct Manager {
     told: Option<u32>,
+    note: Option<String>,
     ready: bool,
 }
 
@@ -26,7 +27,15 @@ impl Manager {
     /// The number of governed vassals; said only when it has changed.
     pub fn governing(&mut self, vassals: u32) {
         if self.told.replace(vassals) != Some(vassals) {
-            send(&[NotifyState::Status(&format!("The Emperor is governing {vassals} vassals"))]);
+            let note = self.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
+            send(&[NotifyState::Status(&format!("The Emperor is governing {vassals} vassals{note}"))]);
+        }
+    }
+
+    /// What the next status says besides.
+    pub fn note(&mut self, note: Option<String>) {
+        if self.note != note {
+            (self.note, self.told) = (note, None);
         }
     }
 

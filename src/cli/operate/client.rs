@@ -12,7 +12,7 @@ use crate::emperor::control::FILE_NAME;
 use crate::emperor::hands::RuntimeDir;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// An emperor that replaces its program is away for a moment.
 const AWAY: Duration = Duration::from_secs(2);
 /// The longest answer.
@@ -38,7 +38,16 @@ pub(super) struct Reply {
 impl Reply {
     /// The document; or what is wrong.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        if self.status == 200 {
+        self.of_status(200)
+    }
+
+    /// The document about what has begun; or what is wrong.
+    pub(super) fn accepted<T: DeserializeOwned>(&self) -> Result<T, String> {
+        self.of_status(202)
+    }
+
+    fn of_status<T: DeserializeOwned>(&self, status: u16) -> Result<T, String> {
+        if self.status == status {
             return serde_json::from_slice(&self.body)
                 .map_err(|error| format!("the emperor's answer: {error}"));
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use hyper::{Method, StatusCode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Peer, escape};
 use crate::emperor::cgroup::Usage;
@@ -45,6 +45,12 @@ impl Answer {
         Self { status: StatusCode::OK, allow: None, content: Content::Metrics(Box::new(snapshot)) }
     }
 
+    /// A renewal that is about to be: more is known when it is done.
+    #[must_use]
+    pub fn accepted(reloads: &Reloads) -> Self {
+        Self { status: StatusCode::ACCEPTED, ..Self::document(reloads) }
+    }
+
     /// Why something cannot be had, or done.
     #[must_use]
     pub fn problem(status: StatusCode, detail: &str) -> Self {
@@ -82,6 +88,19 @@ impl Answer {
     }
 }
 
+/// What has come of the wish that the emperor read its configuration and its program anew.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Reloads {
+    /// How often another program has taken the place of the first.
+    #[serde(rename = "reloads")]
+    pub count: u32,
+    /// Why the last one was refused; none if it was not.
+    #[serde(rename = "reload_refused")]
+    pub refused: Option<String>,
+    /// Options that only a restart can change, with what they say and said.
+    pub needs_restart: Vec<String>,
+}
+
 #[derive(Serialize)]
 struct Problem<'a> {
     #[serde(rename = "type")]
@@ -96,6 +115,8 @@ struct Problem<'a> {
 pub struct View<'a> {
     /// The emperor.
     pub itself: &'a Itself,
+    /// How its renewals went.
+    pub reloads: &'a Reloads,
     /// Its sources.
     pub sources: &'a [&'a SourceInfo],
     /// Its vassals.
@@ -123,6 +144,8 @@ struct Emperor<'a> {
     monitors: Vec<&'a str>,
     vassals: usize,
     running: usize,
+    #[serde(flatten)]
+    reloads: Option<&'a Reloads>,
 }
 
 #[derive(Serialize)]
@@ -168,6 +191,7 @@ impl View<'_> {
             monitors: self.sources.iter().filter(|_| all).map(|source| &*source.argument).collect(),
             vassals: visible().count(),
             running: visible().filter(|(_, vassal)| vassal.pid > 0).count(),
+            reloads: all.then_some(self.reloads),
         })
     }
 

@@ -24,7 +24,9 @@ const TO_ASK: Duration = Duration::from_secs(5);
 /// How long the loop may take to answer. It answers at once; unless something is very wrong.
 const TO_ANSWER: Duration = Duration::from_secs(10);
 /// How long a connection may last in all.
-const IN_ALL: Duration = Duration::from_secs(30);
+const IN_ALL: Duration = Duration::from_secs(60);
+/// How long it may take to try another program and configuration.
+const TO_RENEW: Duration = Duration::from_secs(45);
 /// The longest request, and the largest body that one may have. Nothing is read out of a body.
 const MOST_BYTES: usize = 64 << 10;
 
@@ -78,7 +80,8 @@ async fn ask(request: &Request<Incoming>, peer: Peer, loop_: &mpsc::Sender<Asked
         );
     }
     let (reply, answer) = oneshot::channel();
-    let answered = timeout(TO_ANSWER, async {
+    let patience = if route == Route::Renew { TO_RENEW } else { TO_ANSWER };
+    let answered = timeout(patience, async {
         loop_.send(Asked { peer, route, reply }).await.ok()?;
         answer.await.ok()
     });

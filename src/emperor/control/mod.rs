@@ -11,7 +11,7 @@ mod http;
 mod routes;
 mod stopped;
 
-pub use answer::{Answer, Itself, View};
+pub use answer::{Answer, Itself, Reloads, View};
 pub use gallery::Gallery;
 pub use routes::{Route, escape, unescape};
 pub use stopped::StoppedFile;

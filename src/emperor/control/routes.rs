@@ -12,6 +12,8 @@ pub enum Route {
     Metrics,
     /// `GET /v1/emperor`.
     Emperor,
+    /// `POST /v1/emperor/renew`.
+    Renew,
     /// `GET /v1/vassals`.
     Vassals,
     /// `GET /v1/vassals/{name}`.
@@ -54,6 +56,7 @@ impl Route {
         };
         let (route, wanted) = match parts {
             [Some("emperor"), None, ..] => (Self::Emperor, Method::GET),
+            [Some("emperor"), Some("renew"), None, _] => (Self::Renew, Method::POST),
             [Some("vassals"), None, ..] => (Self::Vassals, Method::GET),
             [Some("vassals"), Some(text), None, _] => (Self::Vassal(name(text)?), Method::GET),
             [Some("vassals"), Some(text), Some(verb), None] => {
@@ -138,6 +141,7 @@ mod tests {
         let get = |path| Route::parse(&Method::GET, path);
         let post = |path| Route::parse(&Method::POST, path);
         assert_eq!(get("/v1/emperor").unwrap(), Route::Emperor);
+        assert_eq!(post("/v1/emperor/renew").unwrap(), Route::Renew);
         assert_eq!(get("/v1/vassals").unwrap(), Route::Vassals);
         assert_eq!(get("/metrics").unwrap(), Route::Metrics);
         assert_eq!(get("/v1/vassals/a%2Fb").unwrap(), Route::Vassal(b"a/b".to_vec()));

@@ -30,6 +30,8 @@ pub struct Holdings<'h> {
     pub waiting: Option<(BorrowedFd<'h>, &'h str, Option<FileRecord>)>,
     /// Its control group.
     pub group: Option<GroupRecord>,
+    /// What the policy came down to when it started.
+    pub policy: Option<u64>,
     /// Its config pipe.
     pub config: Option<(BorrowedFd<'h>, &'h ConfigRecord)>,
     /// The sockets of its own.
@@ -51,6 +53,8 @@ pub struct Belongings {
     pub waiting: Option<(OwnedFd, String, Option<FileRecord>)>,
     /// Its control group.
     pub group: Option<GroupRecord>,
+    /// What the policy came down to when it started.
+    pub policy: Option<u64>,
     /// Its config pipe.
     pub config: Option<(OwnedFd, ConfigRecord)>,
     /// The sockets of its own.
@@ -69,6 +73,7 @@ impl Hands {
             notify: self.notify_fd(key),
             waiting: held.waiting.as_ref().map(|waiting| waiting.parts()),
             group: self.group_of(key),
+            policy: self.policies.get(&key).copied(),
             config: held.config.as_ref().map(|config| config.parts()),
             sockets: held.sockets.as_ref().map_or_else(Vec::new, |sockets| sockets.parts()),
         })
@@ -79,7 +84,7 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, life, waiting, sockets, group, config } = belongings;
+        let Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config } = belongings;
         self.hold_sockets(key, sockets);
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
@@ -101,6 +106,9 @@ impl Hands {
         (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
         held.config = config.map(|(socket, record)| Box::new(ConfigPipe::of(socket, record)));
         self.watch_config(key);
+        if alive {
+            self.policies.extend(policy.map(|policy| (key, policy)));
+        }
         if let Some(record) = group {
             self.adopt_group(key, record);
         }

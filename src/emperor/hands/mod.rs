@@ -97,6 +97,8 @@ pub struct Hands {
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
     causes: HashMap<Key, Ending>,
+    /// What the policy came down to when vassals were started, of those of whom it asks something.
+    policies: HashMap<Key, u64>,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -220,6 +222,7 @@ impl Hands {
             told_deaf: false,
             failures: HashMap::new(),
             causes: HashMap::new(),
+            policies: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             seen: idle::Seen::default(),
@@ -283,6 +286,7 @@ impl Hands {
                 self.refusals.remove(&key);
                 self.failures.remove(&key);
                 self.causes.remove(&key);
+                self.policies.remove(&key);
                 self.sides.overtake(key);
                 self.leave_group(key);
                 self.end_life(key);

@@ -168,6 +168,7 @@ impl Hands {
             Agreement::Terms(terms) => *terms,
             Agreement::Nothing | Agreement::Later | Agreement::Refused => Terms::default(),
         };
+        self.note_policy(key, court);
         let Some(terms) = self.imposed(key, court, asked) else { return Some(Event::NotStarted(key, false)) };
         if let Some(waits) = self.sleep(key, court, &terms) {
             return Some(waits);
@@ -188,6 +189,22 @@ impl Hands {
     /// What vassals are subject to, whatever their files say.
     pub fn policy(&mut self) -> &mut JailPolicy {
         &mut self.launch.policy
+    }
+
+    /// The program that runs vassals without a `command`.
+    #[must_use]
+    pub fn engine(&self) -> Text {
+        Text::from(self.launch.engine.program().as_os_str())
+    }
+
+    /// What the policy comes down to for a vassal is known from its start on. Asked before it is followed: one that
+    /// changes meanwhile is rather followed twice than not at all.
+    fn note_policy(&mut self, key: Key, court: &Court) {
+        let Some(vassal) = court.get(key) else { return };
+        match self.launch.policy.digest(base_name(vassal), &vassal.identity) {
+            Some(digest) => drop(self.policies.insert(key, digest)),
+            None => drop(self.policies.remove(&key)),
+        }
     }
 
     /// What a vassal asks for, and what the policy imposes on it.

@@ -10,6 +10,7 @@ mod watch;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,19 @@ impl JailPolicy {
         self.refresh();
         let Some(file) = &mut self.file else { return Ok(Arc::new(Terms::of_level(self.level))) };
         file.of(self.level, name, identity.uid)
+    }
+}
+
+impl JailPolicy {
+    /// A number that stands for all of what a vassal is subject to; none if that is nothing, or cannot be found out.
+    pub fn digest(&mut self, name: &[u8], identity: &Identity) -> Option<u64> {
+        if self.is_none() {
+            return None;
+        }
+        let terms = self.of(name, identity).ok().filter(|terms| **terms != Terms::of_level(Level::None))?;
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(&*terms).ok()?.hash(&mut hasher);
+        Some(hasher.finish())
     }
 }
 

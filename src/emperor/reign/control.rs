@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::Reign;
 use crate::emperor::control::{
-    Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Place, Route, StoppedFile, View,
+    Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Peer, Place, Route, StoppedFile, View,
 };
 use crate::emperor::court::{Event, Key, Wish};
 use crate::emperor::hands::RuntimeDir;
@@ -162,6 +162,11 @@ impl Reign {
                 Answer::metrics(snapshot)
             }
             Route::Emperor => self.with_view(|view| view.emperor(asked.peer)),
+            Route::Renew if asked.peer == Peer::Master => return self.upgrade_for(asked),
+            Route::Renew => Answer::problem(
+                StatusCode::FORBIDDEN,
+                "only root, the emperor's own user and members of emperor-control-group may renew it",
+            ),
             Route::Vassals => self.with_view(|view| view.vassals(asked.peer)),
             Route::Vassal(name) | Route::Operate(name, _) => {
                 let name = VassalName::new(name);
@@ -201,6 +206,7 @@ impl Reign {
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         make(&View {
             itself: &self.itself,
+            reloads: &self.renewal.reloads,
             sources: &sources,
             court: &self.court,
             now: super::now(),

@@ -1,6 +1,7 @@
 //! What the service manager keeps for the emperor that follows a crash of this one.
 
 use super::Reign;
+use super::reform::{Reform, Touched};
 use crate::emperor::court::{Adoption, Event, Key};
 use crate::emperor::source::SourceId;
 use crate::emperor::survival::{self, Heritage, Inherited, SourceRecord, Store, Survivor};
@@ -28,15 +29,15 @@ impl Reign {
         if let Some(header) = header {
             self.court.count_zergs_from(header.zergs_ever);
             let sources: Vec<_> = header.sources.iter().map(|source| self.source_of(source)).collect();
-            let restart = header.tyrant != self.itself.tyrant;
+            let mut reform = self.reform(&header);
             let mut taken = 0;
             for inherited in vassals {
                 let source = sources.get(usize::from(inherited.record.source)).copied().flatten();
-                let socket = inherited.belongings.waiting.is_some();
-                taken += u32::from(self.adopt(inherited, Adoption { source, socket, restart }));
+                taken += usize::from(self.adopt(inherited, source, &mut reform));
             }
             self.hands.resume_questions(&self.court);
             info!("[emperor] {taken} vassals taken over from emperor {}", header.version);
+            self.tell_reform(&reform, taken);
         }
         self.hands.sweep_groups();
         self.rewrite_archive();
@@ -52,9 +53,12 @@ impl Reign {
     }
 
     /// Whether it has a process.
-    fn adopt(&mut self, inherited: Inherited, adoption: Adoption) -> bool {
-        let Inherited { record, kept, belongings, supply } = inherited;
-        if let (Some(source), Some(supply)) = (adoption.source, supply) {
+    fn adopt(&mut self, inherited: Inherited, source: Option<SourceId>, reform: &mut Reform) -> bool {
+        let Inherited { record, kept, mut belongings, supply } = inherited;
+        let Touched { restart, moves } = self.touched(reform, &record, &mut belongings, source);
+        let socket = belongings.waiting.is_some() && !moves;
+        let adoption = Adoption { source, socket, restart };
+        if let (Some(source), Some(supply)) = (source, supply) {
             self.hands.supply_again(source, &record.name, supply);
         }
         let (name, alive) = (record.name.clone(), record.pid > 0);
@@ -67,6 +71,9 @@ impl Reign {
             return false;
         };
         let held = self.hands.adopt(key, belongings);
+        if moves {
+            self.hands.leave_socket(key);
+        }
         if let (Some(store), Some(gist), Some(holdings)) =
             (&mut self.store, self.court.gist(key), self.hands.holdings(key))
             && kept > 0

@@ -6,26 +6,30 @@
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use hyper::StatusCode;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tracing::{error, info, warn};
 
 use super::{Accession, Reign};
+use crate::emperor::control::{Answer, Asked, Reloads};
 use crate::emperor::court::Key;
+use crate::emperor::edicts::Edicts;
 use crate::emperor::log;
 use crate::emperor::survival::{
-    Estate, Header, Origin, PidFileRecord, ProcessRecord, STATE_VARIABLE, SocketEstate, SourceRecord, State,
-    Store, Survivor,
+    Estate, Header, Origin, PidFileRecord, ProcessRecord, REHEARSAL_VARIABLE, STATE_VARIABLE, SocketEstate,
+    SourceRecord, State, Store, Survivor, memory,
 };
 use crate::sys::fds::Readable;
 use crate::sys::spawn::{CStrings, Candidate, Groups, Program, SpawnError};
 use crate::sys::wait::{self, Ending};
 use crate::sys::{caps, fds};
-use crate::vassal::link::FD_VARIABLE;
+use crate::vassal::link::{FD_VARIABLE, PLAN_FD};
 use crate::vassal::plan::Text;
 
 /// How this process can be started again in its own place.
@@ -36,6 +40,12 @@ pub(super) struct Renewal {
     pub(super) given: Vec<Text>,
     pub(super) descriptor_limit: Option<(u64, u64)>,
     pub(super) pid_files: Vec<PidFileRecord>,
+    /// The options in force.
+    pub(super) edicts: Edicts,
+    /// What has come of renewals.
+    pub(super) reloads: Reloads,
+    /// Those who wait to hear of this one.
+    asked: Vec<Asked>,
     stage: Stage,
 }
 
@@ -45,10 +55,13 @@ enum Stage {
     Rehearsing {
         pid: i32,
         process: Readable,
+        /// Where it says what is wrong.
+        report: File,
         until: Instant,
     },
     /// As soon as nothing runs beside the vassals, or then.
     Due {
+        from: Instant,
         until: Instant,
     },
 }
@@ -57,6 +70,10 @@ enum Stage {
 const REHEARSAL: Duration = Duration::from_secs(30);
 /// How long hooks that are running are waited for. Nobody hears of the end of those that take longer.
 const EASE: Duration = Duration::from_secs(5);
+/// Those who have asked for it are told before it is done, and have so long to be written to.
+const FAREWELL: Duration = Duration::from_millis(20);
+/// The longest reason that is read.
+const MOST_REASON: u64 = 4096;
 
 /// Why this program stays.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +82,8 @@ enum Refusal {
     Ending,
     #[error("{program} cannot be started")]
     Rehearse { program: String, source: SpawnError },
+    #[error("{reason}")]
+    Reason { reason: String },
     #[error("{program} cannot go on with this configuration; it {ending}, and its reason stands above")]
     Rehearsal { program: String, ending: Ending },
     #[error("{program} has not read the configuration within {} seconds", REHEARSAL.as_secs())]
@@ -82,6 +101,9 @@ impl Renewal {
             given: accession.sources.iter().map(|source| Text::from(source.as_os_str())).collect(),
             descriptor_limit: accession.descriptor_limit,
             pid_files: Vec::new(),
+            edicts: accession.edicts.clone(),
+            reloads: Reloads::default(),
+            asked: Vec::new(),
             stage: Stage::Idle,
         }
     }
@@ -97,7 +119,8 @@ impl Renewal {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.stage {
             Stage::Idle => None,
-            Stage::Rehearsing { until, .. } | Stage::Due { until } => Some(until),
+            Stage::Rehearsing { until, .. } => Some(until),
+            Stage::Due { from, until } => Some(if from > Instant::now() { from } else { until }),
         }
     }
 
@@ -112,6 +135,12 @@ impl Renewal {
 }
 
 impl Reign {
+    /// It is asked for over the control socket.
+    pub(super) fn upgrade_for(&mut self, asked: Asked) {
+        self.renewal.asked.push(asked);
+        self.upgrade();
+    }
+
     /// SIGUSR2.
     pub(super) fn upgrade(&mut self) {
         if !matches!(self.renewal.stage, Stage::Idle) {
@@ -132,14 +161,16 @@ impl Reign {
         let origin = &self.renewal.origin;
         let path = CString::new(origin.program().as_os_str().as_bytes()).unwrap_or_default();
         let arguments = CStrings::new(origin.arguments(Some("rehearse")));
-        let environment = CStrings::new(origin.environment(&[]));
+        let report = memory(b"").map_err(Refusal::State)?;
+        let said_at = [(REHEARSAL_VARIABLE, PLAN_FD.to_string())];
+        let environment = CStrings::new(origin.environment(&said_at));
         let directory = CString::new(origin.directory().as_os_str().as_bytes()).unwrap_or_default();
         let mut program = Program {
             candidates: &[Candidate { path: &path, arguments: &arguments }],
             environment: &environment,
             cwd: Some(&directory),
             stdin: Some(state.as_fd()),
-            passed: [None, None, None],
+            passed: [None, Some(report.as_fd()), None],
             kept: &[],
             parent_death_signal: nix::libc::SIGKILL,
             own_group: false,
@@ -153,13 +184,14 @@ impl Reign {
         }
         let child = child.map_err(|source| Refusal::Rehearse { program: self.renewal.program(), source })?;
         let process = Readable::new(child.pidfd).map_err(Refusal::State)?;
-        self.renewal.stage = Stage::Rehearsing { pid: child.pid, process, until: Instant::now() + REHEARSAL };
+        let (report, until) = (File::from(report), Instant::now() + REHEARSAL);
+        self.renewal.stage = Stage::Rehearsing { pid: child.pid, process, report, until };
         Ok(())
     }
 
     /// Looks how the rehearsal went, and renews the program when everything is ready for it.
     pub(super) fn go_on_renewing(&mut self) {
-        if let Stage::Rehearsing { process, until, .. } = &self.renewal.stage {
+        if let Stage::Rehearsing { process, until, report, .. } = &self.renewal.stage {
             let late = *until <= Instant::now();
             if late {
                 // It may have ended in this moment.
@@ -170,25 +202,38 @@ impl Reign {
                 Ok(Some(ending)) => ending,
                 Err(_) => Ending::Unknown,
             };
-            let program = self.renewal.program();
+            let (program, reason) = (self.renewal.program(), reason(report));
             if self.strays {
                 self.reap_orphans(); // those behind it
             }
             match ending {
-                Ending::Exited(0) => self.renewal.stage = Stage::Due { until: Instant::now() + EASE },
+                Ending::Exited(0) => self.announce_renewal(),
                 _ if late => self.stay(&Refusal::TooSlow { program }),
+                _ if !reason.is_empty() => self.stay(&Refusal::Reason { reason }),
                 ending => self.stay(&Refusal::Rehearsal { program, ending }),
             }
         }
-        let Stage::Due { until } = self.renewal.stage else { return };
+        let Stage::Due { from, until } = self.renewal.stage else { return };
         if self.ending.is_some() {
             return self.stay(&Refusal::Ending);
         }
-        if (self.hands.is_at_ease() || until <= Instant::now())
+        let present = Instant::now();
+        if from <= present
+            && (self.hands.is_at_ease() || until <= present)
             && let Some(refusal) = self.renew()
         {
             self.stay(&refusal);
         }
+    }
+
+    fn announce_renewal(&mut self) {
+        self.renewal.reloads.refused = None;
+        let asked = std::mem::take(&mut self.renewal.asked);
+        let from = Instant::now() + if asked.is_empty() { Duration::ZERO } else { FAREWELL };
+        for asked in asked {
+            asked.answer(Answer::accepted(&self.renewal.reloads));
+        }
+        self.renewal.stage = Stage::Due { from, until: from + EASE };
     }
 
     fn stay(&mut self, refusal: &Refusal) {
@@ -199,6 +244,15 @@ impl Reign {
             cause = next.source();
         }
         error!("[emperor] not upgraded, everything goes on as before: {refusal}{causes}");
+        let told = format!("the last reload was refused: {refusal}{causes}");
+        for asked in std::mem::take(&mut self.renewal.asked) {
+            asked.answer(Answer::problem(
+                StatusCode::CONFLICT,
+                &format!("everything goes on as before: {refusal}{causes}"),
+            ));
+        }
+        self.renewal.reloads.refused = Some(format!("{refusal}{causes}"));
+        self.manager.note(Some(told));
         self.renewal.stage = Stage::Idle;
         self.manager.reloaded();
     }
@@ -297,6 +351,7 @@ impl Reign {
             strays: self.hands.has_others(),
             pid_files: self.renewal.pid_files.clone(),
             store: self.store.as_ref().map(Store::record),
+            reloads: self.renewal.reloads.count,
             sockets: self.hands.passed().map(|(name, fd)| (name.to_owned(), fd.as_raw_fd())).collect(),
         };
         State { survivors: survivors.collect(), header: Header { process: Some(process), ..self.header() } }
@@ -312,6 +367,8 @@ impl Reign {
                 .collect(),
             zergs_ever: self.court.zergs_ever(),
             tyrant: self.itself.tyrant,
+            edicts: Some(self.renewal.edicts.clone()),
+            engine: self.hands.engine(),
             process: None,
         }
     }
@@ -337,6 +394,7 @@ impl Reign {
                 address,
                 file,
                 group: holdings.group,
+                policy: holdings.policy,
                 config: number(holdings.config.map(|(pipe, _)| pipe)),
                 config_record: holdings.config.map(|(_, record)| record.clone()).unwrap_or_default(),
                 supply: None,
@@ -349,4 +407,13 @@ impl Reign {
             });
         Some(Survivor { record, estate })
     }
+}
+
+/// What the program that tried the configuration has found wrong, in a line.
+fn reason(report: &File) -> String {
+    let mut text = Vec::new();
+    let mut from = report;
+    // What cannot be read is a reason that is not known.
+    let _ = from.rewind().and_then(|()| from.take(MOST_REASON).read_to_end(&mut text));
+    String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }

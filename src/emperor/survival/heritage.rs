@@ -143,6 +143,7 @@ impl Heritage {
             config,
             config_record,
             supply,
+            policy,
             ..
         } = estate;
         let name = record.name.clone();
@@ -166,7 +167,7 @@ impl Heritage {
             return;
         }
         let supply = supply.and_then(|(text, socket)| Supply::new(text.as_bytes(), socket.as_deref()).ok());
-        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, config };
+        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config };
         self.vassals.push(Inherited { record, kept, belongings, supply });
     }
 }
@@ -214,8 +215,9 @@ impl Heritage {
         estate: Estate,
         mut bundle: Bundle,
     ) -> Result<(), &'static str> {
-        let Estate { kept, started, reports, life, address, file, group, config_record, sockets, .. } =
-            estate;
+        let Estate {
+            kept, started, reports, life, address, file, group, policy, config_record, sockets, ..
+        } = estate;
         let sockets = bundle.sort(sockets.into_iter().map(|it| it.record));
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
         let linked = record.course.as_ref().is_none_or(|course| course.manner.linked);
@@ -244,7 +246,7 @@ impl Heritage {
         let Bundle { link, pidfd, config, notify, .. } = bundle;
         let config = config.map(|config| (config, config_record));
         let life = life.map(|life| (life, notify));
-        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, config };
+        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config };
         self.vassals.push(Inherited { record, kept, belongings, supply: None });
         Ok(())
     }

@@ -16,11 +16,16 @@ mod store;
 pub(crate) use heritage::end;
 pub use heritage::{Heritage, Inherited, inherited_sockets};
 pub use origin::Origin;
+pub(crate) use state::memory;
 pub use state::{
     Damage, Estate, Header, PidFileRecord, ProcessRecord, SocketEstate, SourceRecord, State, StoreRecord,
     Survivor,
 };
 pub use store::Store;
+
+/// Environment variable that tells a program that tries the configuration where to say what keeps it from going on: a
+/// descriptor's number.
+pub const REHEARSAL_VARIABLE: &str = "EMPEROR_REHEARSAL";
 
 /// Environment variable that tells a program where the state is that it is to go on with: its own process id, a
 /// colon, and the descriptor's number. Nobody else's children are mistaken for it.

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::STATE_VARIABLE;
+use super::{REHEARSAL_VARIABLE, STATE_VARIABLE};
 
 /// What the service manager says of the descriptors that it passes, sd_listen_fds(3).
 pub(super) const LISTEN_VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -34,7 +34,8 @@ impl Origin {
         // A link that is pointed at the next version is what is to be followed; a name that only looks like ours is not.
         let program = typed.filter(|typed| same_file(typed, &ours)).unwrap_or(ours);
         let environment = std::env::vars_os()
-            .filter(|(name, _)| LISTEN_VARIABLES.iter().all(|it| name != it) && name != STATE_VARIABLE);
+            .filter(|(name, _)| LISTEN_VARIABLES.iter().all(|it| name != it))
+            .filter(|(name, _)| name != STATE_VARIABLE && name != REHEARSAL_VARIABLE);
         Ok(Self { program, arguments, environment: environment.collect(), directory })
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
+use crate::emperor::edicts::Edicts;
 use crate::emperor::hands::{ConfigRecord, DoorRecord, LifeRecord, SocketRecord};
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
@@ -27,6 +28,12 @@ pub struct Header {
     pub zergs_ever: u32,
     /// Whether vassals were started as the owners of their files.
     pub tyrant: bool,
+    /// The options that were in force; none if it was not known that somebody would ask.
+    #[serde(default)]
+    pub edicts: Option<Edicts>,
+    /// The program that ran vassals.
+    #[serde(default)]
+    pub engine: Text,
     /// What the process has made of itself; only for the program that takes its place.
     #[serde(default)]
     pub process: Option<ProcessRecord>,
@@ -61,6 +68,9 @@ pub struct ProcessRecord {
     /// The emperor's own sockets, which are offered there.
     #[serde(default)]
     pub offered: Vec<SocketEstate>,
+    /// How often another program has taken its place.
+    #[serde(default)]
+    pub reloads: u32,
     /// The sockets that the service manager has bound, with its names for them.
     #[serde(default)]
     pub sockets: Vec<(String, i32)>,
@@ -124,6 +134,9 @@ pub struct Estate {
     /// Its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupRecord>,
+    /// What the policy came down to when it started; none if it asked nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
     /// Its config pipe.
     pub config: Option<RawFd>,
     /// How far that is.
@@ -269,7 +282,7 @@ impl State {
 }
 
 /// A memory file with this content.
-pub(super) fn memory(text: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn memory(text: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = std::fs::File::from(memfd_create(c"emperor-state", flags)?);
     file.write_all(text)?;

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::{Hands, Held, Token, judge};
 use crate::emperor::court::{Court, Event, Key, Vassal};
-use crate::emperor::source::Supply;
+use crate::emperor::source::{SourceId, Supply, VassalName};
 use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
 use crate::vassal::terms::demand;
 
@@ -296,6 +296,33 @@ impl Hands {
         // It was added, and is open.
         let _ = self.epoll.delete(&waiting.listener.socket);
         Some(())
+    }
+
+    /// Whether the emperor's options say where this vassal waits, and neither its source nor a service manager.
+    #[must_use]
+    pub fn is_demand_ours(&self, source: SourceId, name: &VassalName) -> bool {
+        !self.launch.carries(source) && !self.is_passed(name)
+    }
+
+    /// Whether the emperor's options name a socket for this vassal.
+    #[must_use]
+    pub fn demand_names(&self, source: SourceId, name: &VassalName) -> bool {
+        match &self.launch.on_demand.demand {
+            Demand::Never => false,
+            Demand::Directory(_) | Demand::Command(_) => true,
+            Demand::Extension(extension) => {
+                let file = [name.as_bytes(), extension.as_bytes()].concat();
+                let place = self.launch.places.get(usize::from(source.0));
+                place.is_some_and(|place| {
+                    place.path().join(OsStr::from_bytes(&file)).symlink_metadata().is_ok()
+                })
+            }
+        }
+    }
+
+    /// A vassal's socket is to be another one, or none.
+    pub fn leave_socket(&mut self, key: Key) {
+        self.let_go(key);
     }
 
     /// Closes a vassal's socket. Whoever else has it open, such as what a vassal left behind, must not keep it in the

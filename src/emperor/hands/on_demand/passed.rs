@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use tracing::{info, warn};
 
 use super::{Hands, Waiting};
-use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::court::{Court, Event, Key};
+use crate::emperor::source::VassalName;
 use crate::vassal::socket::{Address, Listener};
 
 /// One of them.
@@ -46,6 +47,11 @@ impl Hands {
         self.passed.iter().map(|passed| (passed.name.as_str(), passed.socket.as_fd()))
     }
 
+    /// Whether one of them is this vassal's.
+    pub(super) fn is_passed(&self, name: &VassalName) -> bool {
+        self.passed.iter().any(|passed| is_called(passed, name))
+    }
+
     /// Says which of them no vassal has.
     pub fn tell_of_idle_sockets(&self, court: &Court) {
         for Passed { name, address, .. } in
@@ -63,7 +69,7 @@ impl Hands {
         let vassal = court.get(key)?;
         let is_free =
             |passed: &Passed| passed.holder.is_none_or(|holder| holder == key || court.get(holder).is_none());
-        let at = self.passed.iter().position(|passed| is_called(passed, vassal) && is_free(passed))?;
+        let at = self.passed.iter().position(|passed| is_called(passed, &vassal.name) && is_free(passed))?;
         let passed = self.passed.get_mut(at)?;
         passed.holder = Some(key);
         let (address, socket) = (passed.address.clone(), passed.socket.try_clone());
@@ -85,8 +91,8 @@ impl Hands {
     }
 }
 
-fn is_called(passed: &Passed, vassal: &Vassal) -> bool {
-    let name = vassal.name.as_bytes();
+fn is_called(passed: &Passed, name: &VassalName) -> bool {
+    let name = name.as_bytes();
     let stem = std::path::Path::new(OsStr::from_bytes(name)).file_stem().map(OsStr::as_bytes);
     // A name with directories is a pattern's: what it ends in may be many vassals' name.
     let stem = stem.filter(|_| !name.contains(&b'/'));
