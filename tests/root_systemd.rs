@@ -88,11 +88,35 @@ fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
 
     // A broken one does not.
     systemd.exec(&["sh", "-c", "echo 'vassal-sandbox = tight' >> /etc/uwsgi/emperor.ini"]);
-    systemd.systemctl(&["reload", EMPEROR]);
-    systemd.until_told("everything goes on as before");
-    assert!(systemd.journal().contains("tight"), "it says why: {}", systemd.journal());
+    let (reloaded, said) = systemd.try_exec(&["systemctl", "reload", EMPEROR]);
+    assert!(!reloaded, "{said}");
+    let why = ["everything goes on as before", "/etc/uwsgi/emperor.ini:", "vassal-sandbox: `tight`"];
+    let told = systemd.journal().lines().any(|line| why.iter().all(|word| line.contains(word)));
+    assert!(told, "it says why: {}", systemd.journal());
+    let status = systemd.property("StatusText");
+    assert!(
+        status.starts_with("The Emperor is governing 3 vassals; the last reload was refused: "),
+        "{status}"
+    );
     as_before();
     assert_eq!((systemd.property("MainPID"), systemd.property("ActiveState")), (emperor, "active".into()));
+
+    // What only a start can change is named; what touches vassals starts them again.
+    let mend = "sed -i 's/^vassal-sandbox = tight/logto = \\/srv\\/log/' /etc/uwsgi/emperor.ini";
+    systemd.exec(&["sh", "-c", mend]);
+    systemd.systemctl(&["reload", EMPEROR]);
+    systemd
+        .until_told("needs a restart of the emperor: logto: nothing → `/srv/log` (/etc/uwsgi/emperor.ini:");
+    systemd.until("StatusText", "The Emperor is governing 3 vassals; needs a restart: logto");
+    as_before();
+    systemd.exec(&["sed", "-i", "s/^logto.*/vassal-set = umask=077/", "/etc/uwsgi/emperor.ini"]);
+    systemd.systemctl(&["reload", EMPEROR]);
+    systemd.until_told("3 of 3 vassals start again");
+    systemd.until("StatusText", "The Emperor is governing 3 vassals");
+    for (seconds, pid) in &all {
+        let other = || (pid_of(&systemd, *seconds) != *pid).then_some(());
+        assert!(poll(PATIENCE, other).is_some(), "{}", systemd.journal());
+    }
 
     let begun = Instant::now();
     systemd.systemctl(&["stop", EMPEROR]);
