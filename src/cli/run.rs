@@ -244,6 +244,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         launch,
         spawner,
         stats: settings.stats,
+        stats_full: settings.stats_full,
         control: settings.control.within(&here),
         itself,
         first_process: std::process::id() == 1,

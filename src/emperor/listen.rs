@@ -1,6 +1,5 @@
 //! Serving a document to whoever connects: addresses, clients, and their bounds.
 
-use std::cell::Cell;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::linux::net::SocketAddrExt;
@@ -8,9 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::vassal::socket::{SocketFile, clear_the_way};
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,7 +55,7 @@ pub struct Server {
     _file: Option<SocketFile>,
     clients: Arc<Semaphore>,
     /// Of the last document.
-    length: Cell<usize>,
+    length: Arc<AtomicUsize>,
     options: Options,
 }
 
@@ -80,14 +81,14 @@ impl Server {
             sockets,
             _file: file,
             clients: Arc::new(Semaphore::new(CLIENTS as usize)),
-            length: Cell::new(0),
+            length: Arc::default(),
             options,
         })
     }
 
     /// Notes how long a document is, for the next clients.
     pub fn served(&self, length: usize) {
-        self.length.set(length);
+        self.length.store(length, Ordering::Relaxed);
     }
 
     /// The address as it was given.
@@ -110,8 +111,8 @@ impl Server {
     /// The next client. Cancel-safe; never resolves while as many as may be are being served.
     pub async fn accept(&self) -> Visitor {
         loop {
-            let shares =
-                u32::try_from(self.length.get().div_ceil(SHARE)).unwrap_or(CLIENTS).clamp(1, CLIENTS);
+            let length = self.length.load(Ordering::Relaxed);
+            let shares = u32::try_from(length.div_ceil(SHARE)).unwrap_or(CLIENTS).clamp(1, CLIENTS);
             let Ok(permit) = self.clients.clone().acquire_many_owned(shares).await else {
                 return std::future::pending().await; // the semaphore is never closed
             };
@@ -126,7 +127,8 @@ impl Server {
             match accepted.await {
                 Ok(stream) => {
                     let Options { http, patience, .. } = self.options;
-                    return Visitor { stream, http, patience, _permit: permit };
+                    let length = self.length.clone();
+                    return Visitor { stream, http, patience, length, _permit: permit };
                 }
                 // No descriptor is left, or the client has gone: others are served when there is one again.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -155,6 +157,7 @@ pub struct Visitor {
     stream: Box<dyn Stream>,
     http: bool,
     patience: Duration,
+    length: Arc<AtomicUsize>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -164,6 +167,8 @@ impl std::fmt::Debug for Visitor {
     }
 }
 
+/// What is behind the status.
+const HEADER_FIELDS: &str = "Connection: close\r\nContent-Type: application/json\r\n\r\n";
 const HTTP_HEADER: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
     Content-Type: application/json\r\n\r\n";
 
@@ -173,20 +178,55 @@ impl Visitor {
         let seconds = u64::try_from(document.len() / SLOWEST).unwrap_or(u64::MAX);
         let whole = (self.patience * 2).saturating_add(Duration::from_secs(seconds));
         // One that takes a byte now and then is never silent, and would keep its place for ever.
-        let _ = timeout(whole, self.hand_over(&document)).await;
+        let _ = timeout(whole, async {
+            if !self.http || self.request().await.is_some() && self.say(HTTP_HEADER).await {
+                self.hand_over(&document).await;
+            }
+        })
+        .await;
+    }
+
+    /// Asks the client what it wants, sends what `answer` makes of that, and closes. A client that says nothing wants
+    /// the document at `/`.
+    pub async fn converse<F: Future<Output = (StatusCode, Vec<u8>)>>(
+        mut self,
+        answer: impl FnOnce(String) -> F,
+    ) {
+        let path = match self.http {
+            false => Some("/".into()),
+            true => timeout(self.patience, self.request()).await.ok().flatten().map(|head| path_of(&head)),
+        };
+        let Some(path) = path else { return };
+        let is_all = path == "/";
+        let (status, document) = answer(path).await;
+        if is_all {
+            self.length.store(document.len(), Ordering::Relaxed);
+        }
+        let seconds = u64::try_from(document.len() / SLOWEST).unwrap_or(u64::MAX);
+        let whole = (self.patience * 2).saturating_add(Duration::from_secs(seconds));
+        let _ = timeout(whole, async {
+            let header = format!("HTTP/1.0 {status}\r\n{HEADER_FIELDS}");
+            if !self.http || self.say(header.as_bytes()).await {
+                self.hand_over(&document).await;
+            }
+        })
+        .await;
+    }
+
+    /// One piece of a request: as uWSGI, we do not wait for more.
+    async fn request(&mut self) -> Option<Vec<u8>> {
+        let mut request = [0; 4096];
+        match timeout(self.patience, self.stream.read(&mut request)).await {
+            Ok(Ok(count @ 1..)) => Some(request[..count].to_vec()),
+            _ => None,
+        }
+    }
+
+    async fn say(&mut self, header: &[u8]) -> bool {
+        matches!(timeout(self.patience, self.stream.write_all(header)).await, Ok(Ok(())))
     }
 
     async fn hand_over(&mut self, document: &[u8]) {
-        if self.http {
-            let mut request = [0; 4096];
-            match timeout(self.patience, self.stream.read(&mut request)).await {
-                Ok(Ok(1..)) => {}
-                _ => return,
-            }
-            if !matches!(timeout(self.patience, self.stream.write_all(HTTP_HEADER)).await, Ok(Ok(()))) {
-                return;
-            }
-        }
         let mut rest = document;
         while !rest.is_empty() {
             match timeout(self.patience, self.stream.write(rest)).await {
@@ -197,6 +237,13 @@ impl Visitor {
         // The document is out; whether the goodbye arrives is the client's concern.
         let _ = timeout(self.patience, self.stream.shutdown()).await;
     }
+}
+
+/// The path in the first line of a request; `/` if there is none.
+fn path_of(request: &[u8]) -> String {
+    let line = request.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
+    let path = line.split(|byte| *byte == b' ').nth(1).unwrap_or(b"/");
+    String::from_utf8_lossy(path).into_owned()
 }
 
 fn bind(options: &Options) -> io::Result<(Vec<Socket>, Option<SocketFile>)> {
@@ -306,7 +353,8 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(1024);
             let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
             let patience = Duration::from_millis(100);
-            let visitor = Visitor { stream: Box::new(ours), http: false, patience, _permit: permit };
+            let length = Arc::default();
+            let visitor = Visitor { stream: Box::new(ours), http: false, patience, length, _permit: permit };
             let serving = tokio::spawn(visitor.serve(vec![b' '; 200 << 10]));
             let (mut taken, mut buffer) = (0, [0; 1024]);
             while let Ok(count @ 1..) = theirs.read(&mut buffer).await {

@@ -4,6 +4,7 @@
 //! process or a task of its own.
 
 mod control;
+mod forward;
 mod keeping;
 mod reform;
 mod renewal;
@@ -41,6 +42,7 @@ use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
 use crate::vassal::plan::Text;
 use control::Door;
+use forward::{Arrived, Forwarding};
 use renewal::Renewal;
 
 /// What a reign begins with.
@@ -60,6 +62,8 @@ pub struct Accession {
     pub spawner: Spawner,
     /// Where the stats are served.
     pub stats: Option<Options>,
+    /// Where they are served with those of the vassals.
+    pub stats_full: Option<Options>,
     /// Where the emperor is operated.
     pub control: door::Options,
     /// What the stats say of the emperor.
@@ -113,6 +117,7 @@ struct Reign {
     server: Option<Server>,
     door: Door,
     times: Times,
+    forwarding: Forwarding,
     itself: Itself,
     manager: Manager,
     watchdog: Option<Duration>,
@@ -154,6 +159,7 @@ enum Woken {
     Source,
     Visitor(Visitor),
     Asked(Asked),
+    Forward(Arrived),
     Time,
 }
 
@@ -229,6 +235,7 @@ impl Reign {
         };
         let door = Door::open(&accession.control, hands.runtime_dir(), is_own)?;
         let watchdog = Manager::watchdog();
+        let forwarding = Forwarding::open(accession.stats_full, is_own)?;
         let mut reign = Self {
             court: Court::new(policy),
             hands,
@@ -239,6 +246,7 @@ impl Reign {
             server,
             door,
             times: Times::default(),
+            forwarding,
             itself,
             manager,
             watchdog,
@@ -290,7 +298,17 @@ impl Reign {
             log::flush();
             let timeout = self.next_timeout();
             let Self {
-                vassals, signals, superior, sources, server, door, renewal, store, policy_watch, ..
+                vassals,
+                signals,
+                superior,
+                sources,
+                server,
+                door,
+                renewal,
+                store,
+                policy_watch,
+                forwarding,
+                ..
             } = self;
             let woken = tokio::select! {
                 biased;
@@ -303,6 +321,7 @@ impl Reign {
                 () = changed(policy_watch.as_ref()) => Woken::Policy,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 asked = door.next() => Woken::Asked(asked),
+                arrived = forwarding.next() => Woken::Forward(arrived),
                 () = until(timeout) => Woken::Time,
                 () = ready(()), if busy => Woken::Vassal,
             };
@@ -315,6 +334,7 @@ impl Reign {
                 Woken::Source => self.look(),
                 Woken::Visitor(visitor) => self.show(visitor),
                 Woken::Asked(asked) => self.answer(asked),
+                Woken::Forward(arrived) => self.forward(arrived),
             }
             self.pass_time();
         }
@@ -427,6 +447,7 @@ impl Reign {
             self.alive_at = Some(present + every);
         }
         self.keep_stopped(false);
+        self.go_on_gathering();
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -442,6 +463,7 @@ impl Reign {
             self.renewal.next_timeout(),
             self.began.filter(|_| !self.manager.is_ready()).map(|at| at + FIRST_ROUND),
             self.door.next_timeout(),
+            self.forwarding.next_timeout(),
         ];
         others.into_iter().chain([court]).flatten().min()
     }
@@ -527,17 +549,20 @@ impl Reign {
     fn show(&mut self, visitor: Visitor) {
         self.hands.measure(MEASURING);
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
-        let told = |key| Told {
-            on_demand: self.hands.on_demand_address(key),
-            usage: self.hands.usage(key),
-            status: self.hands.status_text(key),
-            failure: self.hands.launch_failure(key),
-        };
-        let document = stats::document(&self.itself, &sources, &self.court, &told);
+        let document = stats::document(&self.itself, &sources, &self.court, &|key| self.told(key));
         if let Some(server) = &self.server {
             server.served(document.len());
         }
         tokio::spawn(visitor.serve(document));
+    }
+
+    fn told(&self, key: Key) -> Told<'_> {
+        Told {
+            on_demand: self.hands.on_demand_address(key),
+            usage: self.hands.usage(key),
+            status: self.hands.status_text(key),
+            failure: self.hands.launch_failure(key),
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Settings {
     pub binary_path: Option<OsString>,
     /// Where the stats are served.
     pub stats: Option<listen::Options>,
+    /// Where they are served with those of the vassals (`emperor-stats-full`).
+    pub stats_full: Option<listen::Options>,
     /// Where the emperor is operated.
     pub control: control::Options,
     /// `stats-minified`.
@@ -147,7 +149,8 @@ impl Settings {
             at_start: read.hooks(["hook-emperor-start"])?,
             wrapper: read.path("emperor-wrapper"),
             binary_path: read.path("binary-path"),
-            stats: read.stats(),
+            stats: read.stats("emperor-stats"),
+            stats_full: read.stats("emperor-stats-full"),
             control: read.control()?,
             stats_minified: config.flag("stats-minified"),
             process: read.process()?,
@@ -364,8 +367,8 @@ impl Reader<'_> {
         })
     }
 
-    fn stats(&self) -> Option<listen::Options> {
-        let address = self.0.string("emperor-stats")?.value;
+    fn stats(&self, option: &str) -> Option<listen::Options> {
+        let address = self.0.string(option)?.value;
         Some(listen::Options {
             address: String::from_utf8_lossy(address).into_owned(),
             backlog: self.backlog(),

@@ -15,12 +15,29 @@ pub enum Accepted {
     Unix(Vec<u8>),
 }
 
+/// A socket that listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listening {
+    /// The number by which it stands in `/proc/PID/fd`.
+    pub inode: u64,
+    /// Who has made it.
+    pub uid: u32,
+    /// Where it listens, as the kernel has it.
+    pub place: Accepted,
+    /// Connections that wait to be accepted.
+    pub waiting: u32,
+    /// How many may wait.
+    pub limit: u32,
+}
+
 const BY_FAMILY: u16 = 20;
 const DONE: u16 = 3;
 const ERROR: u16 = 2;
 const DUMP_REQUEST: u16 = 0x301;
 /// ESTABLISHED, SYN_RECV, CLOSE_WAIT and NEW_SYN_RECV: a client is there.
 const OPEN: u32 = 1 << 1 | 1 << 3 | 1 << 8 | 1 << 12;
+/// LISTEN.
+const LISTEN: u32 = 1 << 10;
 const HEADER: usize = 16;
 
 /// All connections that a server's process has not closed. Those that it has not accepted yet are among them if they are
@@ -42,6 +59,27 @@ pub fn connections() -> io::Result<Vec<Accepted>> {
     request.extend(1_u32.to_ne_bytes()); // UDIAG_SHOW_NAME
     request.extend([0; 8]);
     dump(&request, &mut |message| found.extend(unix(message)))?;
+    Ok(found)
+}
+
+/// All sockets that listen.
+///
+/// # Errors
+/// The kernel has no sock_diag (Linux 3.3), or no memory.
+pub fn listening() -> io::Result<Vec<Listening>> {
+    let mut found = Vec::new();
+    for family in [nix::libc::AF_INET, nix::libc::AF_INET6] {
+        let mut request = vec![u8::try_from(family).unwrap_or(0), 6, 0, 0]; // IPPROTO_TCP
+        request.extend(LISTEN.to_ne_bytes());
+        request.resize(56, 0);
+        dump(&request, &mut |message| found.extend(listening_tcp(message)))?;
+    }
+    let mut request = vec![1, 0, 0, 0]; // AF_UNIX
+    request.extend(LISTEN.to_ne_bytes());
+    request.extend([0; 4]);
+    request.extend((1_u32 | 0x10 | 0x40).to_ne_bytes()); // UDIAG_SHOW_NAME, _RQLEN, _UID (Linux 5.3)
+    request.extend([0; 8]);
+    dump(&request, &mut |message| found.extend(listening_unix(message)))?;
     Ok(found)
 }
 
@@ -90,20 +128,50 @@ fn tcp(message: &[u8]) -> Option<Accepted> {
     Some(Accepted::Tcp(SocketAddr::new(ip.to_canonical(), port)))
 }
 
+/// The same of one that listens: its queue is what is to be read, and its length what may be written.
+fn listening_tcp(message: &[u8]) -> Option<Listening> {
+    Some(Listening {
+        place: tcp(message)?,
+        waiting: word(message, 56)?,
+        limit: word(message, 60)?,
+        uid: word(message, 64)?,
+        inode: word(message, 68)?.into(),
+    })
+}
+
 /// `struct unix_diag_msg`, and its attributes. Only a server's end has a name.
 fn unix(message: &[u8]) -> Option<Accepted> {
-    let mut rest = message.get(16..)?;
-    while rest.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
-        let kind = u16::from_ne_bytes([rest[2], rest[3]]);
+    let name = attributes(message).find(|(kind, _)| *kind == NAME)?.1;
+    let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    Some(Accepted::Unix(name[..end].to_vec()))
+}
+
+fn listening_unix(message: &[u8]) -> Option<Listening> {
+    let of = |wanted: u16| attributes(message).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let queue = of(QUEUE);
+    Some(Listening {
+        place: unix(message).unwrap_or(Accepted::Unix(Vec::new())), // bound to nothing
+        waiting: queue.and_then(|value| word(value, 0)).unwrap_or(0),
+        limit: queue.and_then(|value| word(value, 4)).unwrap_or(0),
+        uid: of(OWNER).and_then(|value| word(value, 0)).unwrap_or(u32::MAX),
+        inode: word(message, 4)?.into(),
+    })
+}
+
+/// Kinds of attributes of a unix socket.
+const NAME: u16 = 0;
+const QUEUE: u16 = 4;
+const OWNER: u16 = 7;
+
+fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = message.get(16..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]);
         let value = rest.get(4..length)?;
-        if kind == 0 {
-            let end = value.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-            return Some(Accepted::Unix(value[..end].to_vec()));
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 #[cfg(test)]
@@ -132,5 +200,29 @@ mod tests {
         drop(served);
         assert_eq!(seen(), [0, 0]);
         drop(clients);
+    }
+
+    #[test]
+    fn queues_and_owners_of_sockets_that_listen_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
+        let address = tcp.local_addr().unwrap();
+        let _clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        let _client = UnixStream::connect(&path).unwrap();
+        let all = listening().unwrap();
+        let seen = |fd: std::os::fd::RawFd| {
+            let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+            let found = all.iter().find(|it| link.to_str() == Some(&format!("socket:[{}]", it.inode)));
+            found.unwrap_or_else(|| panic!("{link:?} is not listed"))
+        };
+        let uid = nix::unistd::geteuid().as_raw();
+        let tcp = seen(tcp.as_raw_fd());
+        assert_eq!((&tcp.place, tcp.uid, tcp.waiting), (&Accepted::Tcp(address), uid, 2));
+        assert!(tcp.limit >= 128, "{tcp:?}");
+        let unix = seen(unix.as_raw_fd());
+        let name = Accepted::Unix(path.as_os_str().as_bytes().to_vec());
+        assert_eq!((&unix.place, unix.uid, unix.waiting), (&name, uid, 1));
+        assert!(unix.limit >= 128, "{unix:?}");
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 mod plan;
@@ -13,7 +14,8 @@ mod plan;
 use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
-use crate::emperor::hands::agree::{self, Answer};
+use crate::emperor::forward::wish;
+use crate::emperor::hands::agree;
 use crate::emperor::hands::command::{Command, Engine, Environment, Subject};
 use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
@@ -127,14 +129,10 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     if terms {
         let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());
         let file = file.as_deref().map(|name| Path::new(OsStr::from_bytes(name)));
-        return tell_terms(&agree::look(
-            Path::new("."),
-            file,
-            &words,
-            &environment,
-            sent.as_deref(),
-            &SystemNames,
-        ));
+        return tell(&agree::look(Path::new("."), file, &words, &environment, sent.as_deref(), &SystemNames));
+    }
+    if words.first().is_some_and(|word| word == b"--stats") {
+        return tell(&wish::look(Path::new("."), &words[1..], &environment, sent.as_deref()));
     }
     let Some(problem) = judge::fault(Path::new("."), &words, &environment, sent.as_deref()) else {
         return ExitCode::SUCCESS;
@@ -145,7 +143,7 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
 }
 
 /// What a look at a vassal's file has come to goes to the emperor by the descriptor that is a vassal's link.
-fn tell_terms(answer: &Answer) -> ExitCode {
+fn tell(answer: &impl Serialize) -> ExitCode {
     let told = fds::adopt(LINK_FD).and_then(|link| {
         use std::io::Write;
         // More than there is room for is more than the emperor takes: it ends us then.

@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::BitOr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use serde::{Deserialize, Serialize};
@@ -384,6 +384,12 @@ impl Groups {
     #[must_use]
     pub fn processes(&self, group: &Group) -> Vec<i32> {
         self.tree().map_or_else(Vec::new, |tree| tree.processes(group))
+    }
+
+    /// Where a group's files of version 2 are.
+    #[must_use]
+    pub fn directory(&self, group: &Group) -> Option<PathBuf> {
+        Some(self.tree()?.unified.as_ref()?.top.path().join(group.as_text()))
     }
 
     /// Whether no process can be added to a group, or no memory: nothing that the machine is short of.

@@ -86,6 +86,14 @@ impl Answer {
     pub(super) fn into_content(self) -> Content {
         self.content
     }
+
+    /// What a document or a problem says; nothing of what is yet to be written.
+    pub(in crate::emperor) fn into_document(self) -> Vec<u8> {
+        match self.content {
+            Content::Document(body) => body,
+            Content::Metrics(_) => Vec::new(),
+        }
+    }
 }
 
 /// What has come of the wish that the emperor read its configuration and its program anew.

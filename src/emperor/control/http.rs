@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::answer::Content;
@@ -79,10 +79,10 @@ async fn ask(request: &Request<Incoming>, peer: Peer, loop_: &mpsc::Sender<Asked
             "only /metrics is here; all else is at the control socket, where people are known",
         );
     }
-    let (reply, answer) = oneshot::channel();
     let patience = if route == Route::Renew { TO_RENEW } else { TO_ANSWER };
+    let (asked, answer) = Asked::new(peer, route);
     let answered = timeout(patience, async {
-        loop_.send(Asked { peer, route, reply }).await.ok()?;
+        loop_.send(asked).await.ok()?;
         answer.await.ok()
     });
     match answered.await {

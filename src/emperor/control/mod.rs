@@ -140,6 +140,19 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// A request, and where its answer arrives.
+    #[must_use]
+    pub fn new(peer: Peer, route: Route) -> (Self, oneshot::Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { peer, route, reply }, answer)
+    }
+
+    /// Where the answer goes, if it does not come from the loop.
+    #[must_use]
+    pub fn into_reply(self) -> oneshot::Sender<Answer> {
+        self.reply
+    }
+
     /// Answers. Whoever has asked may have gone.
     pub fn answer(self, answer: Answer) {
         let _ = self.reply.send(answer);

@@ -20,6 +20,14 @@ pub enum Route {
     Vassal(Vec<u8>),
     /// `POST /v1/vassals/{name}/{verb}`.
     Operate(Vec<u8>, Wish),
+    /// `GET /v1/stats`: figures of all vassals.
+    Figures,
+    /// `GET /v1/vassals/{name}/stats`: all that is known of one.
+    Stats(Vec<u8>),
+    /// The document of one vassal and nothing else; at `emperor-stats-full` only.
+    Document(Vec<u8>),
+    /// Everything; at `emperor-stats-full` only.
+    Full,
 }
 
 /// The longest name that is taken: no source has longer ones.
@@ -34,7 +42,7 @@ impl Route {
         let nothing = || {
             Answer::problem(
                 StatusCode::NOT_FOUND,
-                "nothing is at this path; /v1/emperor, /v1/vassals and /metrics are there",
+                "nothing is at this path; /v1/emperor, /v1/vassals, /v1/stats and /metrics are there",
             )
         };
         if path == "/metrics" {
@@ -59,6 +67,8 @@ impl Route {
             [Some("emperor"), Some("renew"), None, _] => (Self::Renew, Method::POST),
             [Some("vassals"), None, ..] => (Self::Vassals, Method::GET),
             [Some("vassals"), Some(text), None, _] => (Self::Vassal(name(text)?), Method::GET),
+            [Some("stats"), None, ..] => (Self::Figures, Method::GET),
+            [Some("vassals"), Some(text), Some("stats"), None] => (Self::Stats(name(text)?), Method::GET),
             [Some("vassals"), Some(text), Some(verb), None] => {
                 (Self::Operate(name(text)?, wish(verb).ok_or_else(nothing)?), Method::POST)
             }
@@ -68,6 +78,23 @@ impl Route {
             return Err(Answer::not_allowed(&wanted));
         }
         Ok(route)
+    }
+
+    /// Reads what is asked for at `emperor-stats-full`: `/` for everything, or `/{name}` for one vassal's document.
+    ///
+    /// # Errors
+    /// The answer to a request that is for nothing.
+    pub fn of_stats(path: &str) -> Result<Self, Answer> {
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        match path.strip_prefix('/').unwrap_or(path) {
+            "" => Ok(Self::Full),
+            text => unescape(text).map(Self::Document).ok_or_else(|| {
+                Answer::problem(
+                    StatusCode::NOT_FOUND,
+                    "nothing is at this path; `/` and `/{vassal}` are there",
+                )
+            }),
+        }
     }
 }
 
@@ -145,6 +172,13 @@ mod tests {
         assert_eq!(get("/v1/vassals").unwrap(), Route::Vassals);
         assert_eq!(get("/metrics").unwrap(), Route::Metrics);
         assert_eq!(get("/v1/vassals/a%2Fb").unwrap(), Route::Vassal(b"a/b".to_vec()));
+        assert_eq!(get("/v1/stats").unwrap(), Route::Figures);
+        assert_eq!(get("/v1/vassals/stats").unwrap(), Route::Vassal(b"stats".to_vec()));
+        assert_eq!(get("/v1/vassals/a%2Fb/stats").unwrap(), Route::Stats(b"a/b".to_vec()));
+        assert_eq!(Route::of_stats("/?x=1").unwrap(), Route::Full);
+        assert_eq!(Route::of_stats("").unwrap(), Route::Full);
+        assert_eq!(Route::of_stats("/a%2Fb?x").unwrap(), Route::Document(b"a/b".to_vec()));
+        assert_eq!(Route::of_stats("/%").unwrap_err().status().as_u16(), 404);
         assert_eq!(post("/v1/vassals/a/stop").unwrap(), Route::Operate(b"a".to_vec(), Wish::Stop));
         let status = |answer: Result<Route, Answer>| answer.unwrap_err().status().as_u16();
         for path in

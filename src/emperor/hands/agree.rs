@@ -14,6 +14,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -261,6 +262,14 @@ pub(super) fn base_name(vassal: &Vassal) -> &[u8] {
 
 /// The bytes are a tenant's: what is no answer is refused.
 pub(super) fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
+    read_text(link, ending).and_then(|text| parse(&text)).unwrap_or_else(Answer::Refused)
+}
+
+/// What a process that has looked at a tenant's file has written down.
+///
+/// # Errors
+/// Why there is nothing.
+pub(super) fn read_text(link: &OwnedFd, ending: Ending) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; MOST_ANSWER + 1];
     let mut length = 0;
     while let Ok(count @ 1..) = recv(link.as_raw_fd(), &mut bytes[length..], MsgFlags::MSG_DONTWAIT) {
@@ -270,17 +279,20 @@ pub(super) fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
     let (reports, text) = reports.feed(&bytes[..length]);
     if let Some(LaunchReport::Failed(failure)) = reports.into_iter().find(|it| *it != LaunchReport::Launched)
     {
-        return Answer::Refused(failure.to_string());
+        return Err(failure.to_string());
     }
     match ending {
-        Ending::Exited(0) if text.len() <= MOST_ANSWER => {
-            serde_json::from_slice(text).unwrap_or_else(|error| {
-                Answer::Refused(format!("what its file asks for cannot be understood: {error}"))
-            })
-        }
-        Ending::Exited(0) => Answer::Refused("its file asks for too much".into()),
-        ending => Answer::Refused(format!("the process that looked at its file {ending}")),
+        Ending::Exited(0) if text.len() <= MOST_ANSWER => Ok(text.to_vec()),
+        Ending::Exited(0) => Err("its file asks for too much".into()),
+        ending => Err(format!("the process that looked at its file {ending}")),
     }
+}
+
+/// # Errors
+/// It is none.
+pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(text)
+        .map_err(|error| format!("what its file asks for cannot be understood: {error}"))
 }
 
 /// A number for a version of a file, never 0.

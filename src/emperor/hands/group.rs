@@ -4,6 +4,7 @@
 //! ended with it, and the next start finds an empty house.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -424,6 +425,12 @@ impl Hands {
     pub(super) fn group_cpu(&self, key: Key) -> Option<u64> {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
         self.book.groups.usage(held.group.as_ref()?.group.as_ref()?).cpu_usec
+    }
+
+    /// Where the group of version 2 of a vassal is, if it has one.
+    pub(super) fn group_directory(&self, key: Key) -> Option<PathBuf> {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        self.book.groups.directory(held.group.as_ref()?.group.as_ref()?)
     }
 
     /// Looks at what vassals use, for no longer than this; those that it does not come to are next.

@@ -64,7 +64,7 @@ fn look(directory: &Path, arguments: &[Vec<u8>], environment: &[Vec<u8>], sent: 
     check::check(&loader, &arguments, &environment, Mode::Uwsgi)
 }
 
-pub(super) fn machine(directory: &Path, sent: Option<&[u8]>) -> Machine {
+pub(in crate::emperor) fn machine(directory: &Path, sent: Option<&[u8]>) -> Machine {
     let machine = Machine::new().in_directory(directory);
     match sent {
         Some(text) => machine.with_sent(text.to_vec()),
@@ -112,7 +112,7 @@ pub fn binds(
 }
 
 /// How much is looked at. What is beyond is no fault.
-pub(super) const LIMITS: Limits = Limits {
+pub(in crate::emperor) const LIMITS: Limits = Limits {
     depth: 64,
     reads: 256,
     file_bytes: 1 << 20,

@@ -20,6 +20,7 @@ mod scale;
 mod side;
 mod sockets;
 mod start;
+mod whereabouts;
 mod zerg;
 
 use std::collections::HashMap;
@@ -106,6 +107,7 @@ pub struct Hands {
     offers: zerg::Offers,
     queues: scale::Queues,
     watches: sockets::Watches,
+    sought: whereabouts::Sought,
     /// What came of actions, and is told later.
     late: Vec<Event>,
     odd_lines: notices::Quota,
@@ -229,6 +231,7 @@ impl Hands {
             offers: zerg::Offers::default(),
             queues: scale::Queues::default(),
             watches: sockets::Watches::default(),
+            sought: whereabouts::Sought::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
             rescan: false,
@@ -288,6 +291,7 @@ impl Hands {
                 self.causes.remove(&key);
                 self.policies.remove(&key);
                 self.sides.overtake(key);
+                self.forget_whereabouts(key);
                 self.leave_group(key);
                 self.end_life(key);
                 if let Some(held) = self.held(key) {
@@ -340,6 +344,9 @@ impl Hands {
                     Some((Errand::TermsAgain(key, link), ending)) => {
                         let answer = agree::read_answer(&link, ending);
                         events.extend(self.looked_again(key, answer, court));
+                    }
+                    Some((Errand::Stats(key, link), ending)) => {
+                        self.note_whereabouts(key, &link, ending, court);
                     }
                     Some((Errand::Ready(key), ending)) => events.extend(self.has_asked(key, ending, court)),
                     Some((Errand::Act { .. } | Errand::InVain | Errand::NoAnswer, _)) | None => {}

@@ -52,6 +52,8 @@ pub(super) enum Errand {
     Terms(Key, OwnedFd),
     /// The same, while that vassal runs.
     TermsAgain(Key, OwnedFd),
+    /// To find out where this vassal's stats server is, and to write it down here.
+    Stats(Key, OwnedFd),
     /// To ask this vassal whether it is ready.
     Ready(Key),
     /// One of these, but nobody wants to know any more.
@@ -117,7 +119,8 @@ impl Sides {
 
     /// Whether there is none of which something is to be heard. Those that ask are asked again.
     pub(super) fn is_idle(&self) -> bool {
-        let asks = |side: &Side| matches!(side.errand, Errand::Ready(_) | Errand::NoAnswer);
+        let asks =
+            |side: &Side| matches!(side.errand, Errand::Ready(_) | Errand::NoAnswer | Errand::Stats(..));
         self.0.iter().flatten().all(asks)
     }
 
@@ -330,7 +333,9 @@ impl Hands {
         };
         let child = match errand {
             // Without root's rights, the launcher needs ours to become the tenant.
-            Errand::Judge(_) | Errand::Terms(..) => caps::passing_on(|| self.spawner.spawn(&program))??,
+            Errand::Judge(_) | Errand::Terms(..) | Errand::Stats(..) => {
+                caps::passing_on(|| self.spawner.spawn(&program))??
+            }
             _ => self.spawner.spawn(&program)?,
         };
         self.send(child, what.into(), errand)?;
