@@ -13,6 +13,7 @@ pub(crate) mod empire;
 pub(crate) mod events;
 pub(crate) mod given;
 pub(crate) mod manager;
+pub(crate) mod page;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod systemd_box;
