@@ -129,6 +129,39 @@ fn root_a_vassal_without_limits_has_no_group_and_no_key_in_the_stats() {
 }
 
 #[test]
+fn root_two_emperors_of_one_path_in_two_mount_namespaces_do_not_share_groups() {
+    if !root() {
+        return;
+    }
+    let bed = Bed::new();
+    bed.vassal("a.ini");
+    let first = emperor(&bed).start();
+    let one = bed.started("a.ini", 1);
+    if !has_groups(&first, one) {
+        return first.stop(&bed);
+    }
+    let script = format!(
+        "mount -t tmpfs -o size=64k,mode=755 tmpfs '{0}' && printf '[uwsgi]\\n' > '{0}/b.ini' && exec \"$@\"",
+        bed.v().display()
+    );
+    let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+    let builder = Builder::new(&bed, Kind::Ours).flag("vassal-cgroup");
+    let mut second = words.iter().fold(builder, |e, w| e.before(w)).start();
+    let other = bed.started("b.ini", 1);
+    let tree = |pid: i32| groups(pid).iter().map(|group| directory(group)).collect::<Vec<_>>();
+    let (one_tree, other_tree) = (tree(one), tree(other));
+    for (one, other) in one_tree.iter().zip(&other_tree) {
+        assert_ne!(one.parent(), other.parent(), "they share a tree");
+    }
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(second.end().success());
+    assert!(other_tree.iter().all(|path| !path.exists()), "{other_tree:?}");
+    assert!(one_tree.iter().all(|path| path.exists()), "{one_tree:?}");
+    assert_eq!(bed.log().execs("a.ini").len(), 1, "the other emperor has swept what was not its own");
+    first.stop_politely(&bed);
+}
+
+#[test]
 fn root_every_controller_of_version_2_bites_and_is_told() {
     if !root() {
         return;

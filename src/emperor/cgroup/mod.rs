@@ -12,9 +12,12 @@ mod tree;
 mod usage;
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::BitOr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -40,13 +43,38 @@ pub struct GroupRules {
 }
 
 impl GroupRules {
-    /// The name of the tree of an emperor with these sources, which its successor finds again.
+    /// The name of the tree of an emperor with these sources, which its successor finds again. Their directories count,
+    /// not only their names: in another mount namespace the same path is another emperor's.
     #[must_use]
-    pub fn tree_of(sources: &[std::ffi::OsString], cwd: &Path) -> String {
-        let texts = sources.iter().map(|source| source.as_encoded_bytes());
-        let texts = texts.chain([cwd.as_os_str().as_encoded_bytes()]);
-        format!("emperor-{:016x}", name::fingerprint(texts))
+    pub fn tree_of(sources: &[OsString], cwd: &Path) -> String {
+        let mut texts = Vec::new();
+        for source in sources.iter().map(OsString::as_os_str).chain([cwd.as_os_str()]) {
+            texts.push(source.as_bytes().to_vec());
+            texts.push(directory_of(source, cwd).to_vec());
+        }
+        format!("{TREE}{:016x}", name::fingerprint(texts.iter().map(Vec::as_slice)))
     }
+}
+
+/// What the name of a tree begins with; sixteen digits follow.
+const TREE: &str = "emperor-";
+
+/// Device and number of the directory that a source is about: itself, or what is left of a pattern or a file without what
+/// is behind the last `/` that means itself. Zeros for one that is none.
+fn directory_of(source: &OsStr, cwd: &Path) -> [u8; 16] {
+    let bytes = source.as_bytes();
+    let path = ["dir://", "glob://"].iter().find_map(|scheme| bytes.strip_prefix(scheme.as_bytes()));
+    let path = Path::new(OsStr::from_bytes(path.unwrap_or(bytes)));
+    let means_itself = |path: &&Path| !path.as_os_str().as_bytes().iter().any(|byte| b"*?[".contains(byte));
+    let found = path.ancestors().filter(means_itself).find_map(|path| {
+        let found = std::fs::metadata(cwd.join(path)).ok()?;
+        found.is_dir().then(|| (found.dev(), found.ino()))
+    });
+    let (device, number) = found.unwrap_or_default();
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&device.to_le_bytes());
+    out[8..].copy_from_slice(&number.to_le_bytes());
+    out
 }
 
 /// Kinds of limits that a kernel may have or not.
@@ -251,6 +279,21 @@ impl Groups {
             inotify: None,
             machine: Machine { memory_bytes: u64::MAX, tasks: u64::MAX },
             told: HashSet::new(),
+        }
+    }
+
+    /// The name of the tree, for the next emperor.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Uses the tree of the emperor before this one, under whatever name it has made it: its sources may be in the places
+    /// of others by now. Before anybody wants a group.
+    pub fn inherit(&mut self, name: &str) {
+        let digits = name.strip_prefix(TREE).unwrap_or_default();
+        if digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            name.clone_into(&mut self.name);
         }
     }
 
@@ -505,5 +548,40 @@ impl Groups {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_named_by_directories_and_not_by_their_paths_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path();
+        let tree = |source: &str| GroupRules::tree_of(&[source.into()], here);
+        for source in ["v", "v/", "glob://v/*.ini", "v/a.ini"] {
+            std::fs::create_dir(here.join("v")).unwrap();
+            let before = tree(source);
+            assert_eq!(tree(source), before, "{source}: its successor finds it again");
+            std::fs::rename(here.join("v"), here.join("old")).unwrap();
+            std::fs::create_dir(here.join("v")).unwrap(); // as in another mount namespace
+            assert_ne!(tree(source), before, "{source}");
+            std::fs::remove_dir(here.join("v")).unwrap();
+            std::fs::remove_dir(here.join("old")).unwrap();
+        }
+        assert_eq!(tree("pg://host=/run/pg"), tree("pg://host=/run/pg"));
+    }
+
+    #[test]
+    fn the_tree_of_the_emperor_before_is_used_if_it_could_be_one() {
+        let mut groups =
+            Groups::new(&GroupRules { tree: "emperor-0123456789abcdef".into(), ..Default::default() });
+        for strange in ["", "emperor-", "emperor-../../../../x/", "x", "emperor-0123456789abcdeg"] {
+            groups.inherit(strange);
+            assert_eq!(groups.name(), "emperor-0123456789abcdef", "{strange}");
+        }
+        groups.inherit("emperor-fedcba9876543210");
+        assert_eq!(groups.name(), "emperor-fedcba9876543210");
     }
 }

@@ -373,6 +373,17 @@ impl Hands {
         }
     }
 
+    /// The name of the tree of the vassals' groups.
+    #[must_use]
+    pub fn tree(&self) -> &str {
+        self.book.groups.name()
+    }
+
+    /// Uses the tree of the emperor before this one.
+    pub fn inherit_tree(&mut self, name: &str) {
+        self.book.groups.inherit(name);
+    }
+
     /// Takes over the group that a former emperor has made for a vassal.
     pub(super) fn adopt_group(&mut self, key: Key, record: GroupRecord) {
         let GroupRecord { leaf, share, reaped } = record;

@@ -28,6 +28,7 @@ impl Reign {
         }
         if let Some(header) = header {
             self.court.count_zergs_from(header.zergs_ever);
+            self.hands.inherit_tree(&header.tree);
             let sources: Vec<_> = header.sources.iter().map(|source| self.source_of(source)).collect();
             let mut reform = self.reform(&header);
             let mut taken = 0;

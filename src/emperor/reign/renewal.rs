@@ -369,6 +369,7 @@ impl Reign {
             tyrant: self.itself.tyrant,
             edicts: Some(self.renewal.edicts.clone()),
             engine: self.hands.engine(),
+            tree: self.hands.tree().to_owned(),
             process: None,
         }
     }

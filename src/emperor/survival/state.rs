@@ -34,6 +34,9 @@ pub struct Header {
     /// The program that ran vassals.
     #[serde(default)]
     pub engine: Text,
+    /// The name of the tree of their control groups.
+    #[serde(default)]
+    pub tree: String,
     /// What the process has made of itself; only for the program that takes its place.
     #[serde(default)]
     pub process: Option<ProcessRecord>,
