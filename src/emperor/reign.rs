@@ -149,7 +149,7 @@ const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// How long vassals' control groups are looked at for one document. Those that this does not suffice for are the next
 /// one's first, and stand there as they were seen last.
-const MEASURING: Duration = Duration::from_millis(20);
+const MEASURING: Duration = Duration::from_millis(2);
 
 /// How long the first vassals may take to say that they have started before the manager is told that the emperor is
 /// ready: one that hangs is not the others' concern. Below systemd's usual patience, 90 seconds.

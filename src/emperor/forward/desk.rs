@@ -160,7 +160,7 @@ async fn answer(books: Arc<Books>, job: Job) {
     let Job { subjects, paper, reply } = job;
     let rows = books.gather(&subjects).await;
     let names: Vec<_> = subjects.into_iter().map(|subject| subject.name).collect();
-    let write = move || paper::write(&paper, &names, &rows);
+    let write = move || paper::write(paper, &names, &rows);
     let written = tokio::task::spawn_blocking(write).await;
     if let Ok(answer) = written {
         let _ = reply.send(answer); // whoever has asked may have gone
