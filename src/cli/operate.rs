@@ -4,6 +4,7 @@
 //! command line; 3 no emperor can be reached; 4 a vassal whose status was asked is not well.
 
 mod client;
+mod names;
 mod renew;
 
 use std::ffi::{OsStr, OsString};
@@ -45,6 +46,9 @@ pub(super) struct Which {
 pub(super) struct Status {
     /// Vassals; all of them otherwise.
     names: Vec<OsString>,
+    /// Print nothing but the names of all vassals, one a line, and nothing at all if no emperor answers at once.
+    #[arg(long = "names", conflicts_with_all = ["names", "json"])]
+    only_names: bool,
     #[command(flatten)]
     which: Which,
 }
@@ -97,6 +101,9 @@ impl Vassal {
 
 /// `emperor status [NAME…]`.
 pub(super) fn status(arguments: &Status) -> ExitCode {
+    if arguments.only_names {
+        return names::main(arguments.which.control.clone());
+    }
     run(|| {
         let client = Client::new(arguments.which.control.clone());
         let mut said = Said::default();

@@ -13,6 +13,8 @@ use crate::emperor::hands::RuntimeDir;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for what a shell asks while somebody types.
+const HASTE: Duration = Duration::from_secs(1);
 /// An emperor that replaces its program is away for a moment.
 const AWAY: Duration = Duration::from_secs(2);
 /// The longest answer.
@@ -57,18 +59,57 @@ impl Reply {
 }
 
 /// Somebody who asks.
-pub(super) struct Client(Option<PathBuf>);
+pub(super) struct Client {
+    socket: Option<PathBuf>,
+    patience: Duration,
+    away: Duration,
+}
 
 impl Client {
     pub(super) fn new(given: Option<PathBuf>) -> Self {
         let set = std::env::var_os("EMPEROR_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self(given.or(set).or_else(usual))
+        Self { socket: given.or(set).or_else(usual), patience: PATIENCE, away: AWAY }
+    }
+
+    /// One that somebody waits for who has not asked anything: it is answered at once or not at all.
+    pub(super) fn hasty(given: Option<PathBuf>) -> Self {
+        Self { patience: HASTE, away: Duration::ZERO, ..Self::new(given) }
     }
 
     /// Asks.
     pub(super) fn ask(&self, method: &str, path: &str) -> Result<Reply, Unreachable> {
-        let socket = self.0.as_ref().ok_or(Unreachable::Nowhere)?;
-        exchange(socket, method, path).map_err(|cause| Unreachable::Silent { path: socket.clone(), cause })
+        let socket = self.socket.as_ref().ok_or(Unreachable::Nowhere)?;
+        self.exchange(socket, method, path)
+            .map_err(|cause| Unreachable::Silent { path: socket.clone(), cause })
+    }
+
+    fn exchange(&self, socket: &Path, method: &str, path: &str) -> io::Result<Reply> {
+        let mut stream = self.connect(socket)?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: emperor\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut all = Vec::new();
+        stream.take(MOST_BYTES).read_to_end(&mut all)?;
+        parse(all).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "this is no whole answer of an emperor")
+        })
+    }
+
+    fn connect(&self, socket: &Path) -> io::Result<UnixStream> {
+        let deadline = Instant::now() + self.away;
+        loop {
+            match UnixStream::connect(socket) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -80,32 +121,6 @@ fn usual() -> Option<PathBuf> {
     };
     let is_root = nix::unistd::geteuid().is_root();
     dir(is_root).filter(|path| is_root || path.exists()).or_else(|| dir(true))
-}
-
-fn exchange(socket: &Path, method: &str, path: &str) -> io::Result<Reply> {
-    let mut stream = connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: emperor\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut all = Vec::new();
-    stream.take(MOST_BYTES).read_to_end(&mut all)?;
-    parse(all)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no whole answer of an emperor"))
-}
-
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let deadline = Instant::now() + AWAY;
-    loop {
-        match UnixStream::connect(socket) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
 }
 
 /// Reads an answer whose length is told.
