@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use emperor::config::options::GROUPS;
+
 struct Row<'t> {
     name: &'t str,
     plugin: &'t str,
@@ -152,28 +154,6 @@ fn render_markdown(rows: &[Row<'_>]) -> String {
 fn is_ours(row: &Row<'_>) -> bool {
     matches!(row.plugin, "emperor" | "vassal")
 }
-
-const GROUPS: [&str; 19] = [
-    "Sources",
-    "Vassal launch",
-    "Tyrant",
-    "Stop and reload",
-    "Back-off",
-    "On demand",
-    "Zerg",
-    "Stats",
-    "Control",
-    "Hooks",
-    "Process",
-    "Log",
-    "Language",
-    "Other",
-    "Vassal: program",
-    "Vassal: sockets",
-    "Vassal: sandbox",
-    "Vassal: privileges",
-    "Vassal: resources",
-];
 
 #[test]
 fn what_is_made_from_the_option_table_is_in_step_with_it() {

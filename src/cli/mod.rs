@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::emperor::survival::REHEARSAL_VARIABLE;
 use crate::sys::fds;
@@ -80,6 +80,12 @@ Examples:
   emperor check /etc/uwsgi/vassals/shop.ini
 
 `emperor options` lists what an emperor can be told, in files, by the command line and as UWSGI_* variables.";
+
+/// What may be typed behind `emperor`, for what is made from it: man pages and completions.
+#[must_use]
+pub fn grammar() -> clap::Command {
+    Command::command()
+}
 
 /// Runs the role that the command line asks for, and turns an error into a report and an exit status.
 #[must_use]

@@ -2,22 +2,18 @@
 
 use std::fmt::Write as _;
 
-use crate::config::options::{self, Argument, HandledBy, Opt};
+use crate::config::options::{self, Argument, GROUPS, HandledBy, Opt};
 
 /// The options that mean something to the emperor, by group.
 pub(super) fn grouped() -> String {
     let mut out = String::new();
-    let mut groups: Vec<&str> = Vec::new();
-    for option in options::all().iter().filter(|option| is_ours(option)) {
-        if !groups.contains(&option.group) {
-            groups.push(option.group);
-        }
-    }
-    groups.sort_by_key(|group| options::all().iter().find(|o| o.group == *group).map(|o| o.rank));
-    for group in groups {
-        let _ = writeln!(out, "{group}:");
+    for group in GROUPS {
         let mut members: Vec<_> =
-            options::all().iter().filter(|option| is_ours(option) && option.group == group).collect();
+            options::all().iter().filter(|option| is_ours(option) && option.group == *group).collect();
+        if members.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "{group}:");
         members.sort_by_key(|option| option.rank);
         for option in members {
             let _ = writeln!(out, "  {:<38} {}", usage(option), option.help);

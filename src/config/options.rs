@@ -57,6 +57,29 @@ impl Opt {
 /// What stands for a plugin with our own options: those of the emperor, and those of a vassal's file.
 pub const OURS: [&str; 2] = ["emperor", "vassal"];
 
+/// The headings, in the order in which people are shown them.
+pub const GROUPS: &[&str] = &[
+    "Sources",
+    "Vassal launch",
+    "Tyrant",
+    "Stop and reload",
+    "Back-off",
+    "On demand",
+    "Zerg",
+    "Stats",
+    "Control",
+    "Hooks",
+    "Process",
+    "Log",
+    "Language",
+    "Other",
+    "Vassal: program",
+    "Vassal: sockets",
+    "Vassal: sandbox",
+    "Vassal: privileges",
+    "Vassal: resources",
+];
+
 /// An index into the table, always of a canonical option.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct OptionId(pub(super) u16);

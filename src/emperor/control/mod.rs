@@ -29,7 +29,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::emperor::listen::remedy;
 use crate::sys::peer;
 use crate::vassal::socket::{SocketFile, clear_the_way, with_mode};
 
@@ -86,7 +85,7 @@ impl Options {
 
 /// Why the emperor cannot be asked there.
 #[derive(Debug, thiserror::Error)]
-#[error("{option}: cannot serve {place}{}", remedy(place, source))]
+#[error("{option}: cannot serve {place}")]
 pub struct ControlError {
     option: &'static str,
     place: String,

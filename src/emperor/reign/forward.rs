@@ -19,6 +19,8 @@ use crate::emperor::stats::{self, Itself};
 const SEEKING: Duration = Duration::from_secs(1);
 /// How many questions may wait for that, and how many may be on their way here.
 const WAITING: usize = 64;
+/// How long vassals' control groups are looked at for one document: no longer than supervision may be held up.
+const MEASURING: Duration = Duration::from_millis(2);
 
 /// What is under way.
 #[derive(Debug)]
@@ -126,16 +128,7 @@ impl Reign {
     }
 
     fn gather_until(&mut self, until: Instant, asked: Asked) {
-        let (paper, keys) = match asked.route {
-            Route::Metrics => {
-                self.hands.measure(super::MEASURING);
-                let counts = || self.times.counts();
-                let (snapshot, keys) = self.with_view(|view| view.metrics(asked.peer, &counts));
-                (Some(Paper::Metrics(Box::new(snapshot))), Some(keys))
-            }
-            _ => (None, self.meant(&asked)),
-        };
-        let Some(keys) = keys else {
+        let Some(keys) = self.meant(&asked) else {
             let (Route::Stats(name) | Route::Document(name)) = &asked.route else { return };
             let answer = Answer::unknown(&VassalName::new(name));
             return asked.answer(answer);
@@ -148,12 +141,12 @@ impl Reign {
             self.forwarding.parked.push((until, asked));
             return;
         }
-        let paper = paper.unwrap_or_else(|| match asked.route {
+        let paper = match asked.route {
             Route::Stats(_) => Paper::One,
             Route::Document(_) => Paper::Document,
             Route::Full => Paper::Full(self.own_document()),
             _ => Paper::List,
-        });
+        };
         self.forwarding.desk.put(Job { subjects, paper, reply: asked.into_reply() });
     }
 
@@ -170,7 +163,7 @@ impl Reign {
 
     /// The emperor's own document, for others to read on.
     fn own_document(&mut self) -> Vec<u8> {
-        self.hands.measure(super::MEASURING);
+        self.hands.measure(MEASURING);
         let itself = Itself { minified: true, ..self.itself.clone() };
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         stats::document(&itself, &sources, &self.court, &|key| self.told(key))
