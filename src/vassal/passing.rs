@@ -19,6 +19,9 @@ pub struct Passing {
     pub names: Vec<String>,
     /// Their addresses, for people.
     pub addresses: Vec<String>,
+    /// Paths of those that are files: a view has them where they are, for a program that looks for its own.
+    #[serde(skip)]
+    pub files: Vec<Text>,
     /// Which of them is standard input as well.
     pub stdin: Option<usize>,
     /// Whether nothing is said of them in the environment (`listen-fds = no`).

@@ -264,6 +264,12 @@ impl Tyrant {
         self.uid
     }
 
+    /// The group.
+    #[must_use]
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// With the supplementary groups of the user instead of none.
     #[must_use]
     pub fn with_groups_of_user(self, initgroups: bool) -> Self {

@@ -117,6 +117,15 @@ const MAX_PATH: usize = 102;
 const SHOWN: usize = 120;
 
 impl Address {
+    /// The file of a unix socket.
+    #[must_use]
+    pub fn file(&self) -> Option<Text> {
+        match self {
+            Self::Path(path) => Some(path.as_os_str().into()),
+            _ => None,
+        }
+    }
+
     /// Reads `IP:PORT`, `:PORT`, `[V6]:PORT`, `@abstract`, or a path, which is relative to `directory`.
     ///
     /// # Errors

@@ -149,6 +149,12 @@ fn around(draft: &Draft<'_>) -> Around {
         read_only: true,
         opened_as: None,
     });
+    // A tenant's is found with his rights, and must be his.
+    let opened_as = draft.tyrant.as_ref().map(|tyrant| (tyrant.uid(), tyrant.gid()));
+    let own = draft.sockets.iter().flat_map(|passing| &passing.files);
+    let own = own.map(|file| place.join(file.as_path()));
+    let own = own.map(|file| Bind { source: file.as_os_str().into(), read_only: true, opened_as });
+    let needs = needs.chain(own);
     Around {
         directory: file.parent().unwrap_or(place).as_os_str().into(),
         file: file.as_os_str().into(),

@@ -298,6 +298,7 @@ impl SocketTerms {
             numbers,
             names: own.iter().map(|socket| socket.name.clone()).collect(),
             addresses: own.iter().map(|socket| socket.address.to_string()).collect(),
+            files: own.iter().filter_map(|socket| socket.address.file()).collect(),
             stdin: self.stdin,
             silent: self.silent,
             zerg: self.zerg.servers.clone(),

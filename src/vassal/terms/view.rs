@@ -135,7 +135,8 @@ pub struct Around {
     pub file: Text,
     /// The user that it becomes, if that is known: its home stays.
     pub uid: Option<u32>,
-    /// What has to be there in a root of its own, besides: the socket of notifications, a program outside of `/usr`.
+    /// What has to be there in a root of its own, besides: the socket of notifications, a program outside of `/usr`, the
+    /// files of its own sockets.
     pub needs: Vec<Bind>,
 }
 
