@@ -16,7 +16,7 @@ use emperor::emperor::metrics::{FAMILIES, Kind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::emperor::{Builder, Kind as Emperor};
-use support::{Bed, PATIENCE, poll};
+use support::{Bed, PATIENCE, poll, tools};
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -146,6 +146,51 @@ fn an_address_that_is_taken_is_named_at_the_start() {
     let mut emperor = emperor(&bed, port).start();
     assert_ne!(emperor.end().code(), Some(0));
     assert!(emperor.log().contains(&format!("emperor-http: cannot serve {port}")), "{}", emperor.log());
+}
+
+/// What uWSGI counts is what is shown.
+#[test]
+fn a_real_uwsgi_is_shown_with_its_own_figures() {
+    if tools::on_path("uwsgi").is_none() || !Path::new("/usr/lib/uwsgi/plugins/python3_plugin.so").exists() {
+        return support::skip("uWSGI or its Python plugin is not installed");
+    }
+    let (bed, port) = (Bed::new(), free_port());
+    bed.write(
+        "app.py",
+        "def application(e, s):\n    s('200 OK', [])\n    if e['PATH_INFO'] == '/bad': raise ValueError\n    return [b'x']\n",
+    );
+    let app = bed.path("app.sock");
+    let lines = format!(
+        "plugin = python3\nwsgi-file = {}\nhttp-socket = {}\nstats = {}\nmaster = true\nworkers = 2\n",
+        bed.path("app.py").display(),
+        app.display(),
+        bed.path("app.stats").display()
+    );
+    bed.write("v/app.ini", format!("[uwsgi]\n{lines}"));
+    let emperor =
+        Builder::bare(&bed, Emperor::Ours).on(bed.v()).opt("emperor-http", port.to_string()).start();
+    let ask = |path: &str| {
+        let connect = || std::os::unix::net::UnixStream::connect(&app).ok();
+        let mut stream = poll(PATIENCE, connect).expect("an application");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
+        let _ = stream.read_to_end(&mut Vec::new());
+    };
+    (0..7).for_each(|_| ask("/"));
+    ask("/bad");
+    let series = |name: &str| format!("emperor_vassal_{name}{{vassal=\"app.ini\"}}");
+    let counted = || {
+        let text = get(port, "/metrics", "").1;
+        (value(&text, &series("requests_total")) == Some(8.0)).then_some(text)
+    };
+    let text = poll(PATIENCE, counted).unwrap_or_else(|| panic!("{}", get(port, "/metrics", "").1));
+    for (name, expected) in [("exceptions_total", 1.0), ("stats_read", 1.0), ("processes", 3.0)] {
+        assert_eq!(value(&text, &series(name)), Some(expected), "{name}: {text}");
+    }
+    assert!(value(&text, &series("memory_bytes")).is_some_and(|bytes| bytes > 1e6), "{text}");
+    assert!(text.contains("emperor_vassal_workers{vassal=\"app.ini\",state=\"idle\"} 2.0"), "{text}");
+    assert_eq!(promtool(&["check", "metrics"], &text).unwrap_or_default(), "", "{text}");
+    emperor.stop_politely(&bed);
 }
 
 #[test]

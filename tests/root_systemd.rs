@@ -68,6 +68,8 @@ fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
     systemd.systemctl(&["start", "uwsgi-emperor"]); // by Debian's name for it
     assert_eq!(systemd.property("StatusText"), "The Emperor is governing 1 vassals");
     let (emperor, first) = (systemd.property("MainPID"), pid_of(&systemd, 7001));
+    let status = systemd.exec(&["emperor", "status"]);
+    assert!(status.lines().any(|line| line.starts_with("a.ini ") && line.contains(&first)), "{status}");
 
     // Debian's directory comes into being.
     sleeper(&systemd, &bed, "/etc/uwsgi-emperor/vassals/b.ini", 7002);

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use super::Failure;
+use crate::config::options::Opt;
 use crate::config::{self, Config, Limits, Loader, Machine, Mode, Pair, options};
 use crate::emperor::cgroup::GroupRules;
 use crate::emperor::edicts::Edicts;
@@ -116,14 +117,20 @@ fn superior(moved: &[(RawFd, RawFd)]) -> Option<OwnedFd> {
     fds::adopt(number).ok()
 }
 
-/// A directory as the first argument is one of vassals.
+/// A directory as the first argument is one of vassals; so is a path that is not there yet, and is no file's by its
+/// name.
 fn with_directory(arguments: &[OsString]) -> Vec<OsString> {
     match arguments.first() {
-        Some(first) if !first.as_encoded_bytes().starts_with(b"-") && PathBuf::from(first).is_dir() => {
+        Some(first) if !first.as_encoded_bytes().starts_with(b"-") && is_directory(Path::new(first)) => {
             std::iter::once("--emperor".into()).chain(arguments.iter().cloned()).collect()
         }
         _ => arguments.to_vec(),
     }
+}
+
+fn is_directory(path: &Path) -> bool {
+    let may_come = || path.is_absolute() && path.extension().is_none() && path.symlink_metadata().is_err();
+    path.is_dir() || may_come()
 }
 
 /// No `emperor` option: an instance like any other, of which only the reading and static files are ours.
@@ -138,6 +145,20 @@ fn without_emperor(
     if only_reads || config.exit().is_some() {
         let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
         return config::as_uwsgi(arguments, environment, world, &mut stdout, &mut stderr).into();
+    }
+    let misspelt = |option: &Opt| option.canonical().name == "emperor";
+    for (pair, near) in config.unknown() {
+        if near.is_some_and(misspelt) {
+            say(
+                b"",
+                format!(
+                    "{}: `{}` is no known option; `emperor` is, and without it this is one application\n",
+                    pair.origin(),
+                    config::lossy(pair.key())
+                )
+                .as_bytes(),
+            );
+        }
     }
     engine::main(arguments, world, pipe)
 }

@@ -42,10 +42,25 @@ pub struct Options {
 
 /// Why a server could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
+#[error("emperor-stats: cannot listen on {address}{}", remedy(address, source))]
 pub struct ListenError {
     address: String,
     source: io::Error,
+}
+
+/// What can be done about an address that cannot be had.
+#[must_use]
+pub fn remedy(address: &str, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ", which another process has (`ss -lxtnp` shows it): name another, or stop that"
+        }
+        io::ErrorKind::NotFound if address.contains('/') => {
+            ", whose directory is not there: make it, or name another"
+        }
+        io::ErrorKind::AddrNotAvailable => ", which is no address of this machine",
+        _ => "",
+    }
 }
 
 /// Listening sockets that hand one document to each client. A unix socket's file goes with it.

@@ -6,6 +6,7 @@
 mod control;
 mod forward;
 mod keeping;
+mod realm;
 mod reform;
 mod renewal;
 
@@ -43,6 +44,8 @@ use crate::sys::spawn::Spawner;
 use crate::vassal::plan::Text;
 use control::Door;
 use forward::{Arrived, Forwarding};
+pub use realm::Governed;
+use realm::Realm;
 use renewal::Renewal;
 
 /// What a reign begins with.
@@ -90,6 +93,9 @@ pub enum ReignError {
     /// One of the `emperor` arguments is none.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Another emperor governs one of them.
+    #[error(transparent)]
+    Governed(#[from] Governed),
     /// It cannot be operated there.
     #[error(transparent)]
     Control(#[from] door::ControlError),
@@ -133,6 +139,7 @@ struct Reign {
     policy_watch: Option<PolicyWatch>,
     /// Vassals of which the store may have to know something new.
     touched: Vec<Key>,
+    realm: Realm,
     /// Whether there may be children that are neither vassals nor beside them.
     strays: bool,
 }
@@ -142,7 +149,7 @@ const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// How long vassals' control groups are looked at for one document. Those that this does not suffice for are the next
 /// one's first, and stand there as they were seen last.
-const MEASURING: Duration = Duration::from_millis(20);
+const MEASURING: Duration = Duration::from_millis(2);
 
 /// How long the first vassals may take to say that they have started before the manager is told that the emperor is
 /// ready: one that hangs is not the others' concern. Below systemd's usual patience, 90 seconds.
@@ -221,6 +228,14 @@ impl Reign {
         let mut hands = Hands::new(spawner, launch)?;
         hands.take_passed(std::mem::take(&mut heritage.sockets));
         let vassals = Readable::new(hands.readiness()?)?;
+        let realm = match Realm::claim(hands.runtime_dir(), sources.infos().map(|(_, info)| info)) {
+            // Those that were left are governed all the same.
+            Err(governed) if heritage.header.is_some() => {
+                error!("[emperor] {governed}");
+                Realm::default()
+            }
+            realm => realm?,
+        };
         let server = match accession.stats.map(Server::bind).transpose() {
             Err(error) if is_own => {
                 // The vassals are governed, seen or not.
@@ -260,6 +275,7 @@ impl Reign {
             store: None,
             policy_watch,
             touched: Vec::new(),
+            realm,
             strays,
         };
         let offers = std::mem::take(&mut heritage.offers);
@@ -289,6 +305,7 @@ impl Reign {
                 if let Some(store) = self.store.take() {
                     store.dissolve();
                 }
+                std::mem::take(&mut self.realm).leave();
                 return Ok(());
             }
             if let Some(store) = &mut self.store {

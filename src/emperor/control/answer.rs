@@ -211,14 +211,15 @@ impl View<'_> {
         })
     }
 
-    /// The empire in numbers, as far as somebody may see it.
+    /// The empire in numbers, as far as somebody may see it, and the vassals that have series, in their order.
     #[must_use]
-    pub fn metrics(&self, peer: Peer, counts: &dyn Fn() -> Counts) -> Snapshot {
+    pub fn metrics(&self, peer: Peer, counts: &dyn Fn() -> Counts) -> (Snapshot, Vec<Key>) {
         let counts = peer.may_see_all().then(counts);
         let mut snapshot = Snapshot::new(self.itself.version, &STATES, self.itself.tyrant, counts);
+        let mut keys = Vec::new();
         for (key, vassal) in self.visible(peer) {
             let state = state(vassal);
-            snapshot.add(state, vassal.identity.uid, || metrics::Row {
+            let has_series = snapshot.add(state, vassal.identity.uid, || metrics::Row {
                 vassal: String::from_utf8_lossy(vassal.name.as_bytes()).into_owned(),
                 state,
                 since: vassal.since(self.now),
@@ -227,9 +228,13 @@ impl View<'_> {
                 backoff: vassal.pause_left(self.now).map(|left| left.as_secs_f64()),
                 last_exit: (self.last_exit)(key),
                 usage: (self.usage)(key).cloned(),
+                ..metrics::Row::default()
             });
+            if has_series {
+                keys.push(key);
+            }
         }
-        snapshot
+        (snapshot, keys)
     }
 
     /// One vassal.

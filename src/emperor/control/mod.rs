@@ -29,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::emperor::listen::remedy;
 use crate::sys::peer;
 use crate::vassal::socket::{SocketFile, clear_the_way, with_mode};
 
@@ -85,7 +86,7 @@ impl Options {
 
 /// Why the emperor cannot be asked there.
 #[derive(Debug, thiserror::Error)]
-#[error("{option}: cannot serve {place}")]
+#[error("{option}: cannot serve {place}{}", remedy(place, source))]
 pub struct ControlError {
     option: &'static str,
     place: String,

@@ -76,6 +76,8 @@ pub struct Question {
     pub environment: Arc<Vec<Vec<u8>>>,
     /// What it reads from its config pipe.
     pub sent: Option<Vec<u8>>,
+    /// Whether its engine reads that language. Otherwise what cannot be read names no stats server.
+    pub in_uwsgis_words: bool,
 }
 
 /// One question.
@@ -158,7 +160,7 @@ async fn answer(books: Arc<Books>, job: Job) {
     let Job { subjects, paper, reply } = job;
     let rows = books.gather(&subjects).await;
     let names: Vec<_> = subjects.into_iter().map(|subject| subject.name).collect();
-    let write = move || paper::write(&paper, &names, &rows);
+    let write = move || paper::write(paper, &names, &rows);
     let written = tokio::task::spawn_blocking(write).await;
     if let Ok(answer) = written {
         let _ = reply.send(answer); // whoever has asked may have gone
@@ -306,9 +308,10 @@ impl Books {
 }
 
 async fn read(question: Question) -> Result<Arc<Wish>, Box<str>> {
-    let Question { directory, arguments, environment, sent } = question;
+    let Question { directory, arguments, environment, sent, in_uwsgis_words } = question;
     let look = move || wish::look(&directory, &arguments, &environment, sent.as_deref());
     match tokio::task::spawn_blocking(look).await {
+        Err(_) | Ok(Err(_)) if !in_uwsgis_words => Ok(Arc::default()),
         Ok(found) => found.map(Arc::new).map_err(|why| legible(&why)),
         Err(error) => Err(error.to_string().into()),
     }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::Row;
 use crate::emperor::control::{Answer, escape};
+use crate::emperor::metrics::Snapshot;
 
 /// What an answer is to be like.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub enum Paper {
     Document,
     /// The emperor's own document, minified, in which the vassals stand in the same order; with all that is known.
     Full(Vec<u8>),
+    /// The empire in numbers, of which the vassals that have series stand in the same order.
+    Metrics(Box<Snapshot>),
 }
 
 #[derive(Serialize)]
@@ -66,11 +69,16 @@ struct Full<'a, V> {
 }
 
 /// Writes it. Names and rows are in the same order.
-pub(super) fn write(paper: &Paper, names: &[Box<[u8]>], rows: &[Row]) -> Answer {
+pub(super) fn write(paper: Paper, names: &[Box<[u8]>], rows: &[Row]) -> Answer {
     let entries = || names.iter().zip(rows).map(|(name, row)| entry(name, row));
     match paper {
         Paper::List => Answer::document(&List { vassals: entries().collect() }),
-        Paper::Full(own) => full(own, rows),
+        Paper::Full(own) => full(&own, rows),
+        Paper::Metrics(mut snapshot) => {
+            // The numbers are wanted, not the documents.
+            snapshot.gathered(rows.iter().map(|row| Row { document: None, ..row.clone() }));
+            Answer::metrics(*snapshot)
+        }
         Paper::One => match entries().next() {
             Some(entry) => {
                 let stats = entry.row.document.as_deref();
@@ -165,10 +173,10 @@ mod tests {
     #[test]
     fn an_own_document_stands_in_the_answer_as_it_came() {
         let own = "{\n\t\"workers\":[],\"x\":1.50}";
-        let one = text(write(&Paper::One, &names(1), &[row(own)]));
+        let one = text(write(Paper::One, &names(1), &[row(own)]));
         assert!(one.contains(r#""name":"a b.ini","id":"a%20b.ini""#) && one.contains(own), "{one}");
-        assert_eq!(text(write(&Paper::Document, &names(1), &[row(own)])), format!("{own}\n"));
-        let list = text(write(&Paper::List, &names(1), &[row(own)]));
+        assert_eq!(text(write(Paper::Document, &names(1), &[row(own)])), format!("{own}\n"));
+        let list = text(write(Paper::List, &names(1), &[row(own)]));
         assert!(!list.contains("1.50") && list.contains("\"figures\":{"), "{list}");
     }
 
@@ -177,7 +185,7 @@ mod tests {
         let own = r#"{"version":"1","pid":2,"uid":0,"gid":0,"cwd":"/","emperor":["/v"],"emperor_tyrant":1,
             "throttle_level":0,"vassals":[{"id":"a","pid":7},{"id":"b","pid":-1}],"blacklist":[]}"#;
         let rows = [row(r#"{"x":1}"#), Row { error: Some("gone".into()), ..Row::default() }];
-        let full = text(write(&Paper::Full(own.into()), &names(2), &rows));
+        let full = text(write(Paper::Full(own.into()), &names(2), &rows));
         let value: serde_json::Value = serde_json::from_str(&full).unwrap();
         assert_eq!(value["emperor"][0], "/v");
         assert_eq!(value["vassals"][0]["id"], "a");
@@ -191,10 +199,10 @@ mod tests {
     #[test]
     fn why_there_is_no_document_is_said() {
         let silent = Row { error: Some("it is late".into()), ..Row::default() };
-        let answer = write(&Paper::Document, &names(1), &[silent]);
+        let answer = write(Paper::Document, &names(1), &[silent]);
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
         assert!(text(answer).contains("it is late"));
-        let none = write(&Paper::Document, &names(1), &[Row::default()]);
+        let none = write(Paper::Document, &names(1), &[Row::default()]);
         assert_eq!(none.status(), StatusCode::NOT_FOUND);
     }
 }

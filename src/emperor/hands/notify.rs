@@ -116,6 +116,12 @@ impl RuntimeDir {
             match with_mode(Some(0o600), || UnixDatagram::bind(&path)) {
                 // One that was taken over, or that of an emperor in another container.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < MOST_TRIES => tries += 1,
+                // Somebody has removed the directory since.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && self.opened && tries < MOST_TRIES =>
+                {
+                    (self.opened, tries) = (false, MOST_TRIES);
+                }
                 Err(error) => return Err(error),
                 Ok(socket) => break NotifySocket { socket: socket.into(), path, uid, complained: false },
             }

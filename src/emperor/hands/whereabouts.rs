@@ -63,7 +63,7 @@ impl Hands {
     }
 
     fn whereabouts(&mut self, key: Key, vassal: &Vassal, version: u64) -> Whereabouts {
-        if vassal.pid <= 0 || life::is_program(vassal) || !self.launch.engine.reads_uwsgi_files() {
+        if vassal.pid <= 0 || life::is_program(vassal) {
             return Whereabouts::Nowhere;
         }
         if self.launch.confinement.tyrant.is_none() {
@@ -76,7 +76,13 @@ impl Hands {
                 self.sought.environment.get_or_insert_with(|| Arc::new(base.of(false, None))).clone();
             let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
             let sent = self.text_of(vassal).map(<[u8]>::to_vec);
-            return Whereabouts::Written(Box::new(Question { directory, arguments, environment, sent }));
+            return Whereabouts::Written(Box::new(Question {
+                directory,
+                arguments,
+                environment,
+                sent,
+                in_uwsgis_words: self.launch.engine.reads_uwsgi_files(),
+            }));
         }
         match self.sought.found.get(&key) {
             Some(Found { version: of, wish }) if *of == version => match wish {
@@ -139,6 +145,12 @@ impl Hands {
         self.sought.running = self.sought.running.saturating_sub(1);
         let text = agree::read_text(link, ending);
         let wish = text.and_then(|text| agree::parse::<Result<Wish, String>>(&text)).and_then(|wish| wish);
+        let wish =
+            wish.or_else(
+                |why| {
+                    if self.launch.engine.reads_uwsgi_files() { Err(why) } else { Ok(Wish::default()) }
+                },
+            );
         if let Some(found) = self.sought.found.get_mut(&key) {
             found.wish = Some(wish.map(Arc::new).map_err(|why| agree::legible(&why).into()));
         }

@@ -6,7 +6,8 @@
 use prometheus_client::registry::Unit;
 
 use super::Row;
-use crate::emperor::cgroup::Waits;
+use crate::emperor::cgroup::{Usage, Waits};
+use crate::emperor::forward::{Figures, Processes};
 
 /// What a value may do between two looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,14 +69,15 @@ families! {
     Gauge "emperor_vassal_backoff" in Seconds, "Time until it starts again, while it is kept from that": |row| row.backoff;
     Gauge "emperor_vassal_last_exit_status", "How its last process failed: exit status, or 128 and the signal":
         |row| row.last_exit.map(f64::from);
+    Gauge "emperor_vassal_processes", "Its processes": |row| process(row, |it| Some(float(it.count)));
     Gauge "emperor_vassal_tasks", "Processes and threads in its control group":
         |row| used(row, |usage| usage.tasks.map(float));
-    Gauge "emperor_vassal_memory" in Bytes, "Memory that its control group uses":
-        |row| used(row, |usage| usage.memory_current.map(float));
-    Gauge "emperor_vassal_memory_peak" in Bytes, "Memory that its control group has used at most":
-        |row| used(row, |usage| usage.memory_peak.map(float));
-    Counter "emperor_vassal_cpu" in Seconds, "Processor time that its control group has used":
-        |row| used(row, |usage| usage.cpu_usec.map(|micros| float(micros) / 1e6));
+    Gauge "emperor_vassal_memory" in Bytes, "Memory of its control group, or of its processes":
+        |row| used(row, |usage| usage.memory_current.map(float))
+            .or_else(|| process(row, |it| Some(float(it.memory_bytes))));
+    Counter "emperor_vassal_cpu" in Seconds, "Processor time of its control group, or of its processes":
+        |row| used(row, |usage| usage.cpu_usec.map(seconds))
+            .or_else(|| process(row, |it| Some(seconds(it.cpu_micros))));
     Counter "emperor_vassal_cpu_throttled_periods", "Times that cpu-max has held it up":
         |row| used(row, |usage| usage.cpu_throttled.map(float));
     Gauge "emperor_vassal_pressure" in Ratios, "Share of the last ten seconds in which some of its tasks waited for a resource":
@@ -86,10 +88,41 @@ families! {
         ];
     Counter "emperor_vassal_oom_kills", "Processes that the kernel has ended in it for lack of memory":
         |row| used(row, |usage| Some(float(usage.oom_kills)));
+    Gauge "emperor_vassal_queue_length", "Connections that wait at its sockets":
+        |row| process(row, |it| it.queue.map(float));
+    Gauge "emperor_vassal_stats_read", "Whether its own stats server, if it has one, has answered":
+        |row| row.gathered.address.as_ref().map(|_| f64::from(u8::from(row.gathered.figures.is_some())));
+    Counter "emperor_vassal_requests", "Requests that it has answered": |row| own(row, |it| float(it.requests));
+    Counter "emperor_vassal_exceptions", "Exceptions that no application has caught":
+        |row| own(row, |it| float(it.exceptions));
+    Counter "emperor_vassal_harakiri", "Requests that took too long": |row| own(row, |it| float(it.harakiri));
+    Gauge "emperor_vassal_workers", "Its workers by what they are doing": |row| [
+        (("state", "busy"), own(row, |it| float(it.busy))),
+        (("state", "idle"), own(row, |it| float(it.idle))),
+    ];
+    Gauge "emperor_vassal_response" in Seconds, "How long a request takes, by the workers' own averages":
+        |row| own(row, |it| seconds(it.response_micros));
+    Counter "emperor_vassal_running" in Seconds, "How long requests took in all": |row| own(row, |it| seconds(it.running_micros));
+    Counter "emperor_vassal_transmitted" in Bytes, "Bytes that it has sent": |row| own(row, |it| float(it.tx_bytes));
 }
 
-fn used(row: &Row, value: impl FnOnce(&crate::emperor::cgroup::Usage) -> Option<f64>) -> Option<f64> {
+/// By the kernel's word, of its control group.
+fn used(row: &Row, value: impl FnOnce(&Usage) -> Option<f64>) -> Option<f64> {
     row.usage.as_ref().and_then(value)
+}
+
+/// By the kernel's word, of its processes.
+fn process(row: &Row, value: impl FnOnce(&Processes) -> Option<f64>) -> Option<f64> {
+    row.gathered.process.as_ref().and_then(value)
+}
+
+/// By the vassal's own word.
+fn own(row: &Row, value: impl FnOnce(&Figures) -> f64) -> Option<f64> {
+    row.gathered.figures.as_ref().map(value)
+}
+
+fn seconds(micros: u64) -> f64 {
+    float(micros) / 1e6
 }
 
 #[expect(clippy::cast_precision_loss, reason = "what is exact up to 2^53 is exact enough for a graph")]

@@ -14,6 +14,7 @@ pub use times::{Counts, Times};
 use std::collections::HashMap;
 
 use crate::emperor::cgroup::Usage;
+use crate::emperor::forward;
 
 /// So many vassals have series of their own; the others are counted in the sums and in `emperor_vassals_left_out`.
 pub const MOST_VASSALS: usize = 5_000;
@@ -40,6 +41,8 @@ pub struct Row {
     pub last_exit: Option<u8>,
     /// What its control group uses.
     pub usage: Option<Usage>,
+    /// What its processes take, and what it says itself.
+    pub gathered: forward::Row,
 }
 
 /// The empire at one moment, as far as somebody may see it.
@@ -63,18 +66,26 @@ impl Snapshot {
         Self { version, states, tyrant, counts, ..Self::default() }
     }
 
-    /// Counts one vassal, and adds its series if there is room: `row` is asked for it then.
-    pub fn add(&mut self, state: &'static str, owner: u32, row: impl FnOnce() -> Row) {
+    /// Counts one vassal, and adds its series if there is room: `row` is asked for it then. Whether there was.
+    pub fn add(&mut self, state: &'static str, owner: u32, row: impl FnOnce() -> Row) -> bool {
         if let Some((_, count)) = self.states.iter_mut().find(|(known, _)| *known == state) {
             *count += 1;
         }
         let of_owner = self.of_owner.entry(owner).or_default();
         if self.rows.len() >= MOST_VASSALS || self.tyrant && *of_owner >= MOST_OF_ONE_OWNER {
             self.left_out += 1;
-            return;
+            return false;
         }
         *of_owner += 1;
         self.rows.push(row());
+        true
+    }
+
+    /// Adds what was gathered of the vassals that have series, in their order.
+    pub fn gathered(&mut self, rows: impl IntoIterator<Item = forward::Row>) {
+        for (row, gathered) in self.rows.iter_mut().zip(rows) {
+            row.gathered = gathered;
+        }
     }
 }
 
@@ -95,6 +106,26 @@ mod tests {
                 backoff: Some(1.5),
                 last_exit: Some(137),
                 usage: Some(Usage::sample()),
+                gathered: forward::Row {
+                    address: Some("127.0.0.1:1717".into()),
+                    process: Some(forward::Processes {
+                        count: 5,
+                        cpu_micros: 1_234_567_890,
+                        memory_bytes: 123_456_789,
+                        sockets: Some(12),
+                        queue: Some(3),
+                        queue_limit: Some(100),
+                        ..forward::Processes::default()
+                    }),
+                    figures: Some(forward::Figures {
+                        requests: 123_456_789,
+                        running_micros: 1_234_567_890,
+                        response_micros: 12_345,
+                        tx_bytes: 12_345_678_901,
+                        ..forward::Figures::default()
+                    }),
+                    ..forward::Row::default()
+                },
             });
         }
         snapshot

@@ -156,12 +156,9 @@ impl Reign {
 
     pub(super) fn answer(&mut self, asked: Asked) {
         let answer = match &asked.route {
-            Route::Metrics => {
-                self.hands.measure(super::MEASURING);
-                let snapshot = self.with_view(|view| view.metrics(asked.peer, &|| self.times.counts()));
-                Answer::metrics(snapshot)
+            Route::Metrics | Route::Figures | Route::Stats(_) | Route::Document(_) | Route::Full => {
+                return self.gather(asked);
             }
-            Route::Figures | Route::Stats(_) | Route::Document(_) | Route::Full => return self.gather(asked),
             Route::Emperor => self.with_view(|view| view.emperor(asked.peer)),
             Route::Renew if asked.peer == Peer::Master => return self.upgrade_for(asked),
             Route::Renew => Answer::problem(
@@ -203,7 +200,7 @@ impl Reign {
         self.with_view(|view| view.vassal(key)).unwrap_or_else(|| Answer::unknown(name))
     }
 
-    fn with_view<T>(&self, make: impl FnOnce(&View<'_>) -> T) -> T {
+    pub(super) fn with_view<T>(&self, make: impl FnOnce(&View<'_>) -> T) -> T {
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         make(&View {
             itself: &self.itself,

@@ -19,8 +19,6 @@ use crate::emperor::stats::{self, Itself};
 const SEEKING: Duration = Duration::from_secs(1);
 /// How many questions may wait for that, and how many may be on their way here.
 const WAITING: usize = 64;
-/// How long vassals' control groups are looked at for one document: no longer than supervision may be held up.
-const MEASURING: Duration = Duration::from_millis(2);
 
 /// What is under way.
 #[derive(Debug)]
@@ -128,7 +126,16 @@ impl Reign {
     }
 
     fn gather_until(&mut self, until: Instant, asked: Asked) {
-        let Some(keys) = self.meant(&asked) else {
+        let (paper, keys) = match asked.route {
+            Route::Metrics => {
+                self.hands.measure(super::MEASURING);
+                let counts = || self.times.counts();
+                let (snapshot, keys) = self.with_view(|view| view.metrics(asked.peer, &counts));
+                (Some(Paper::Metrics(Box::new(snapshot))), Some(keys))
+            }
+            _ => (None, self.meant(&asked)),
+        };
+        let Some(keys) = keys else {
             let (Route::Stats(name) | Route::Document(name)) = &asked.route else { return };
             let answer = Answer::unknown(&VassalName::new(name));
             return asked.answer(answer);
@@ -141,12 +148,12 @@ impl Reign {
             self.forwarding.parked.push((until, asked));
             return;
         }
-        let paper = match asked.route {
+        let paper = paper.unwrap_or_else(|| match asked.route {
             Route::Stats(_) => Paper::One,
             Route::Document(_) => Paper::Document,
             Route::Full => Paper::Full(self.own_document()),
             _ => Paper::List,
-        };
+        });
         self.forwarding.desk.put(Job { subjects, paper, reply: asked.into_reply() });
     }
 
@@ -163,7 +170,7 @@ impl Reign {
 
     /// The emperor's own document, for others to read on.
     fn own_document(&mut self) -> Vec<u8> {
-        self.hands.measure(MEASURING);
+        self.hands.measure(super::MEASURING);
         let itself = Itself { minified: true, ..self.itself.clone() };
         let sources: Vec<_> = self.sources.infos().map(|(_, info)| info).collect();
         stats::document(&itself, &sources, &self.court, &|key| self.told(key))
