@@ -268,3 +268,47 @@ fn root_systemd_runs_a_program_without_an_emperor() {
     assert!(!systemd.try_exec(&["systemctl", "start", "uwsgi-secure@example"]).0);
     systemd.until_told("cron: a command vassal has no clock");
 }
+
+#[test]
+fn root_systemd_starts_the_built_in_engine_at_its_socket_where_no_uwsgi_is_installed() {
+    let bed = Bed::new();
+    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let hidden = "[Service]\nEnvironment=PATH=/nonexistent\n";
+    systemd.write(&bed, "/etc/systemd/system/uwsgi@.service.d/hidden.conf", hidden);
+    systemd.systemctl(&["daemon-reload"]);
+    systemd.write(&bed, "/srv/www/page", "a page\n");
+    let lines = "protocol = http\ncheck-static = /srv/www\nidle = 1\ndie-on-idle = true\n";
+    systemd.write(&bed, "/etc/uwsgi/example.ini", &format!("[uwsgi]\n{lines}"));
+    systemd.systemctl(&["start", "uwsgi@example.socket"]);
+    for _ in 0..2 {
+        assert_eq!(systemd.property("ActiveState"), "inactive");
+        let url = ["curl", "-s", "--unix-socket", "/run/uwsgi/example.sock", "http://localhost/page"];
+        assert_eq!(systemd.exec(&url), "a page");
+        systemd.until("ActiveState", "inactive");
+        assert_eq!(
+            (systemd.property("Result"), systemd.property("NRestarts")),
+            ("success".into(), "0".into())
+        );
+    }
+}
+
+#[test]
+fn root_systemd_takes_uwsgis_ends_for_success_and_starts_what_failed_again() {
+    let bed = Bed::new();
+    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let ends = |status: u32| {
+        let line = format!("command = sh -c 'systemd-notify --ready; exit {status}'");
+        systemd.write(&bed, "/etc/uwsgi/example.ini", &format!("[uwsgi]\n{line}\n"));
+        systemd.systemctl(&["start", "uwsgi@example"]);
+    };
+    for (times, status) in (1..).zip([0, 15, 17, 29, 30]) {
+        ends(status);
+        // A unit that has ended well is forgotten, and its properties with it: the journal is not.
+        let well = || systemd.journal().matches("Deactivated successfully").count() == times;
+        assert!(poll(PATIENCE, || well().then_some(())).is_some(), "{status}: {}", systemd.journal());
+        assert_eq!(systemd.property("ActiveState"), "inactive");
+    }
+    ends(1);
+    let again = || (systemd.property("NRestarts") != "0").then_some(());
+    assert!(poll(PATIENCE, again).is_some(), "{}", systemd.journal());
+}

@@ -17,6 +17,7 @@ use crate::config::Machine;
 use crate::emperor::hands::agree::{self, Answer};
 use crate::emperor::hands::command::Engine;
 use crate::emperor::survival::inherited_sockets;
+use crate::emperor::systemd;
 use crate::sys::fds;
 use crate::vassal::engine;
 use crate::vassal::link::PLAN_FD;
@@ -61,7 +62,8 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     match &engine {
         Engine::Builtin(_) => {
             let world = Machine::new().allow_commands(true).allow_network(true);
-            Ok(engine::main(arguments, &world, None))
+            let passed = inherited_sockets().into_iter().map(|(_, fd)| fd).collect();
+            Ok(engine::main(arguments, &world, None, passed, systemd::tell_ready))
         }
         engine => {
             // Descriptors and LISTEN_PID stay true: it is the same process.

@@ -45,7 +45,8 @@ pub(super) fn main(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let (world, pipe) = vassals_machine()?;
     let config = read(&world, &arguments, &environment)?;
     if !config.has("emperor") {
-        return Ok(without_emperor(&arguments, &environment, &world, &config, pipe.as_ref()));
+        let passed = heritage.sockets.into_iter().map(|(_, socket)| socket).collect();
+        return Ok(without_emperor(&arguments, &environment, &world, &config, pipe.as_ref(), passed));
     }
     // An emperor reads its own configuration once; the number is one of those that it needs for its vassals.
     drop(pipe);
@@ -140,6 +141,7 @@ fn without_emperor(
     world: &Machine,
     config: &Config,
     pipe: Option<&ConfigPipe>,
+    passed: Vec<OwnedFd>,
 ) -> ExitCode {
     let only_reads = ["show-config", "get", "no-server"].iter().any(|option| config.has(option));
     if only_reads || config.exit().is_some() {
@@ -160,7 +162,7 @@ fn without_emperor(
             );
         }
     }
-    engine::main(arguments, world, pipe)
+    engine::main(arguments, world, pipe, passed, systemd::tell_ready)
 }
 
 /// Becomes the emperor and reigns; gives the status to end with.

@@ -88,6 +88,11 @@ impl Manager {
     }
 }
 
+/// A vassal without an emperor is ready. Its own emperor's `NOTIFY_SOCKET` no vassal is given.
+pub fn tell_ready() {
+    send(&[NotifyState::Ready]);
+}
+
 /// Whether a service manager listens, and how many descriptors it says that it keeps; systemd says so from version
 /// 254 on.
 #[must_use]

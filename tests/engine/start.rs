@@ -44,6 +44,56 @@ fn on_demand_it_serves_the_socket_that_is_its_standard_input() {
     assert_eq!(answer.text(), "<p>hello</p>\n");
 }
 
+/// The engine with a listening socket as its descriptor 3, passed as a service manager does.
+fn passed(place: &Place, listener: UnixListener, pid: &str) -> std::process::Command {
+    let engine = place.command(ENGINE);
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.arg("-c").arg(format!("LISTEN_PID={pid} LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null"));
+    shell.arg(engine.get_program()).args(engine.get_args());
+    shell.current_dir(engine.get_current_dir().expect("a directory"));
+    shell.stdin(OwnedFd::from(listener)).stderr(fs::File::create(place.at("log")).expect("a log"));
+    shell
+}
+
+#[test]
+fn a_socket_that_a_service_manager_passes_is_served_and_kept_over_a_reload() {
+    let place = Place::new();
+    // Once by protocol, once because its address is named: then nobody binds it a second time.
+    for (line, socket) in [("protocol = http", "a.sock"), ("http-socket = %da.sock", "a.sock")] {
+        let lines = format!("[uwsgi]\n{line}\ncheck-static = %dwww\nstatic-index = index.html\n");
+        fs::write(place.at("v.ini"), lines).unwrap();
+        let listener = UnixListener::bind(place.at(socket)).unwrap();
+        let inode = fs::metadata(place.at(socket)).unwrap().ino();
+        let waiting = connect(&place.at(socket)).unwrap();
+        let mut engine = Running::start(passed(&place, listener, "$$"));
+        assert_eq!(crate::place::ask(waiting, "GET / HTTP/1.0\r\n\r\n").unwrap().text(), "<p>hello</p>\n");
+        engine.signal("HUP");
+        for _ in 0..3 {
+            let again = connect(&place.at(socket)).unwrap();
+            assert_eq!(crate::place::ask(again, "GET / HTTP/1.0\r\n\r\n").unwrap().status, 200);
+        }
+        engine.signal("TERM");
+        assert_eq!(engine.ended(), 0);
+        assert_eq!(fs::metadata(place.at(socket)).unwrap().ino(), inode, "it is the service manager's");
+        fs::remove_file(place.at(socket)).unwrap();
+    }
+}
+
+#[test]
+fn a_passed_socket_that_would_not_speak_http_or_is_another_process_s_is_refused() {
+    for (line, pid, why) in [
+        ("", "$$", "what the service manager passes would speak the uwsgi protocol"),
+        ("protocol = http", "1", "no `http-socket`"),
+    ] {
+        let place = Place::new();
+        fs::write(place.at("v.ini"), format!("[uwsgi]\n{line}\ncheck-static = %dwww\n")).unwrap();
+        let listener = UnixListener::bind(place.at("v.sock")).unwrap();
+        assert_eq!(Running::start(passed(&place, listener, pid)).ended(), 1);
+        let log = fs::read_to_string(place.at("log")).unwrap();
+        assert!(log.contains(why), "{log}");
+    }
+}
+
 #[test]
 fn an_inherited_socket_that_would_not_speak_http_is_refused() {
     let place = Place::new();

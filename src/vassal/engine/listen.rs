@@ -9,6 +9,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
 use nix::sys::socket::{
@@ -27,6 +28,8 @@ pub(super) enum Address {
     Own(socket::Address),
     /// Standard input is the listening socket: the emperor starts this vassal on demand.
     Inherited,
+    /// The service manager has passed it (`LISTEN_FDS`): which one, from 0.
+    Passed(usize),
 }
 
 /// Why a text is not an address.
@@ -70,6 +73,10 @@ impl fmt::Display for Address {
         match self {
             Self::Own(address) => address.fmt(f),
             Self::Inherited => f.write_str("standard input"),
+            Self::Passed(at) => match passed().get(*at).and_then(socket::Address::of) {
+                Some(address) => write!(f, "{address}, passed by the service manager"),
+                None => f.write_str("a socket passed by the service manager"),
+            },
         }
     }
 }
@@ -101,6 +108,10 @@ impl Listener {
             Address::Own(address) => {
                 let bound = address.bind(backlog, mode.unwrap_or_else(usual_mode), None)?;
                 Ok((Self::of(bound.socket)?, bound.file))
+            }
+            Address::Passed(at) => {
+                let socket = passed().get(*at).ok_or(io::ErrorKind::NotFound)?;
+                Ok((Self::of(socket.try_clone()?)?, None))
             }
             Address::Inherited => Ok((Self::of(io::stdin().as_fd().try_clone_to_owned()?)?, None)),
         }
@@ -152,6 +163,25 @@ impl Listener {
             Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| Connection::Unix(stream)),
         }
     }
+}
+
+/// The sockets that the service manager has passed. They are this process's for as long as it lives.
+static PASSED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
+
+/// Takes them. Once, at the start.
+pub(super) fn take_passed(sockets: Vec<OwnedFd>) {
+    let listening = sockets.into_iter().filter(|socket| socket::Address::of(socket).is_some());
+    let _ = PASSED.set(listening.collect()); // a second time there would be none
+}
+
+fn passed() -> &'static [OwnedFd] {
+    PASSED.get().map_or(&[], Vec::as_slice)
+}
+
+/// All of them, with their own addresses.
+pub(super) fn all_passed() -> impl Iterator<Item = (Address, Address)> {
+    let address = |socket| socket::Address::of(socket).map(Address::Own);
+    passed().iter().enumerate().filter_map(move |(at, socket)| Some((Address::Passed(at), address(socket)?)))
 }
 
 /// Whether standard input is a socket that listens: this vassal was started on demand.

@@ -20,6 +20,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,9 +36,17 @@ use crate::vassal::link::{FD_VARIABLE, Word};
 use crate::vassal::sent::ConfigPipe;
 
 /// Serves one vassal to its end. `arguments` are those that uWSGI would get, behind the program's name. The machine
-/// holds what came through the pipe, if there is one.
+/// holds what came through the pipe, if there is one. `passed` is what a service manager has passed;
+/// `begun` runs when the sockets are bound.
 #[must_use]
-pub fn main(arguments: &[OsString], machine: &Machine, pipe: Option<&ConfigPipe>) -> ExitCode {
+pub fn main(
+    arguments: &[OsString],
+    machine: &Machine,
+    pipe: Option<&ConfigPipe>,
+    passed: Vec<OwnedFd>,
+    begun: impl FnOnce(),
+) -> ExitCode {
+    listen::take_passed(passed);
     let read = |link: Option<&Link>| match (link, pipe) {
         (Some(link), Some(pipe)) => {
             link.say(Word::ConfigWanted);
@@ -46,7 +55,7 @@ pub fn main(arguments: &[OsString], machine: &Machine, pipe: Option<&ConfigPipe>
         }
         _ => read(arguments, machine),
     };
-    match server::run(read) {
+    match server::run(read, begun) {
         Ok(Ending::Asked) => ExitCode::SUCCESS,
         Ok(Ending::Abandoned) => ExitCode::FAILURE,
         Err(Failure::Exit(status)) => ExitCode::from(status),

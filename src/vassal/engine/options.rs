@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::listen::{Address, BadAddress, stdin_listens};
+use super::listen::{Address, BadAddress, all_passed, stdin_listens};
 use super::site::Site;
 use crate::config::options::{self, HandledBy};
 use crate::config::{Config, Origin, lossy, values};
@@ -24,9 +24,10 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// The reason without its place; `None` if only the start can tell, because it is about standard input.
+    /// The reason without its place; `None` if only the start can tell, because it is about inherited sockets.
     pub(super) fn lasting(&self) -> Option<String> {
-        (!matches!(self.reason, Reason::NoSocket | Reason::NotHttp)).then(|| self.reason.to_string())
+        (!matches!(self.reason, Reason::NoSocket | Reason::NotHttp | Reason::PassedNotHttp))
+            .then(|| self.reason.to_string())
     }
 }
 
@@ -44,6 +45,11 @@ enum Reason {
         "standard input would speak the uwsgi protocol, the built-in engine speaks HTTP: set `protocol = http`"
     )]
     NotHttp,
+    #[error(
+        "what the service manager passes would speak the uwsgi protocol, the built-in engine speaks HTTP: set \
+         `protocol = http`, or name its address by `http-socket`"
+    )]
+    PassedNotHttp,
 }
 
 /// What the engine needs to know about its vassal.
@@ -180,6 +186,14 @@ impl Options {
     fn complete(mut self) -> Result<Self, Reason> {
         if self.site.is_empty() {
             return Err(Reason::NothingToServe);
+        }
+        // As uWSGI has it: behind those of the configuration. One that has the address of such a one is that one.
+        for (passed, own) in all_passed() {
+            match self.sockets.iter_mut().find(|address| **address == own) {
+                Some(address) => *address = passed,
+                None if self.http => self.sockets.push(passed),
+                None => return Err(Reason::PassedNotHttp),
+            }
         }
         if self.sockets.is_empty() {
             if !stdin_listens() {

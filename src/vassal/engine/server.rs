@@ -41,11 +41,14 @@ pub(super) enum Ending {
 }
 
 /// Runs a vassal to its end. `read` reads its configuration, whatever the current directory is; with the link if it is
-/// not for the first time.
+/// not for the first time. `begun` runs when the sockets are bound.
 ///
 /// # Errors
 /// [`Failure`], only before the first request is accepted.
-pub(super) fn run(read: impl Fn(Option<&Link>) -> Result<Options, Failure>) -> Result<Ending, Failure> {
+pub(super) fn run(
+    read: impl Fn(Option<&Link>) -> Result<Options, Failure>,
+    begun: impl FnOnce(),
+) -> Result<Ending, Failure> {
     let home = env::current_dir().map_err(Failure::Prepare)?;
     let options = read(None)?;
     let link = Link::from_environment().map_err(Failure::Link)?;
@@ -58,6 +61,7 @@ pub(super) fn run(read: impl Fn(Option<&Link>) -> Result<Options, Failure>) -> R
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Prepare)?;
     LocalSet::new().block_on(&runtime, async {
         let mut server = Server::start(options, link, home)?;
+        begun();
         Ok(server.live(&read).await)
     })
 }
