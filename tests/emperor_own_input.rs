@@ -192,7 +192,7 @@ fn addresses_that_others_have() {
     let file = file.to_str().expect("plain text");
     let on = || bare(&bed).on(bed.v());
     bed.vassal("a.ini");
-    for option in ["emperor-stats", "emperor-http"] {
+    for option in ["emperor-stats", "emperor-stats-full", "emperor-http"] {
         refused(&bed, on().opt(option, &address), &[option, &address, "another process has", "ss -lxtnp"]);
     }
     for option in ["emperor-stats", "emperor-control"] {

@@ -28,6 +28,8 @@ const SLOWEST: usize = 256 << 10;
 /// How a server is to be set up.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Which option says so.
+    pub option: &'static str,
     /// `HOST:PORT`, `:PORT`, `[V6]:PORT`, `@abstract`, or the path of a unix socket.
     pub address: String,
     /// Connections that may wait (`listen`).
@@ -42,8 +44,9 @@ pub struct Options {
 
 /// Why a server could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("emperor-stats: cannot listen on {address}{}", remedy(address, source))]
+#[error("{option}: cannot listen on {address}{}", remedy(address, source))]
 pub struct ListenError {
+    option: &'static str,
     address: String,
     source: io::Error,
 }
@@ -89,8 +92,8 @@ impl Server {
     /// # Errors
     /// [`ListenError`]: the address is none, is in use, or may not be bound.
     pub fn bind(options: Options) -> Result<Self, ListenError> {
-        let address = options.address.clone();
-        let failed = |source| ListenError { address, source };
+        let Options { option, ref address, .. } = options;
+        let failed = |source| ListenError { option, address: address.clone(), source };
         let (sockets, file) = bind(&options).map_err(failed)?;
         Ok(Self {
             sockets,
@@ -307,7 +310,15 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn options(address: String) -> Options {
-        Options { address, backlog: 10, mode: Some(0o600), http: false, patience: Duration::from_millis(200) }
+        let option = "emperor-stats";
+        Options {
+            option,
+            address,
+            backlog: 10,
+            mode: Some(0o600),
+            http: false,
+            patience: Duration::from_millis(200),
+        }
     }
 
     fn futures(future: impl Future<Output = ()>) {

@@ -367,9 +367,10 @@ impl Reader<'_> {
         })
     }
 
-    fn stats(&self, option: &str) -> Option<listen::Options> {
+    fn stats(&self, option: &'static str) -> Option<listen::Options> {
         let address = self.0.string(option)?.value;
         Some(listen::Options {
+            option,
             address: String::from_utf8_lossy(address).into_owned(),
             backlog: self.backlog(),
             mode: self.0.mode3("chmod-socket").map(|got| got.value),
