@@ -19,6 +19,7 @@ mod hooks;
 mod isolation;
 mod life;
 mod lines;
+mod patched;
 mod sources;
 mod stats;
 #[cfg(feature = "postgres")]
