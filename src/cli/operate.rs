@@ -242,7 +242,7 @@ fn table(vassals: &[Vassal], now: u64, colour: bool) -> String {
     let causes = std::iter::once(None).chain(vassals.iter().map(|vassal| vassal.cause.as_deref()));
     let colours = std::iter::once("1").chain(vassals.iter().map(|vassal| match &*vassal.state {
         "running" => "32",
-        "stopped" | "idle" | "on-demand" => "2",
+        "stopped" | "idle" | "on-demand" | "frozen" => "2",
         _ if vassal.is_well() => "33",
         _ => "31",
     }));

@@ -250,6 +250,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         groups: GroupRules {
             policy: settings.resources,
             families: settings.policy.broodlord > 0,
+            freezes: settings.policy.idle_freeze.is_some(),
             tree: GroupRules::tree_of(&settings.sources, &cwd),
         },
         runtime: RuntimeDir::choose(

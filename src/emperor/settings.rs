@@ -117,6 +117,8 @@ const STARTING_PER_CORE: usize = 8;
 const MAX_SECONDS: i64 = 86_400;
 /// `emperor-hook-timeout`: twice what a hook that waits for something (`wait_for_…`) gives itself.
 const HOOK_SECONDS: u64 = 120;
+/// `emperor-idle-freeze-timeout`: a frozen program costs its memory, which ten minutes of nobody are enough for.
+const FROZEN_SECONDS: u64 = 600;
 
 impl Settings {
     /// Reads them.
@@ -207,6 +209,7 @@ impl Reader<'_> {
         let crowd = u64::try_from((cores * STARTING_PER_CORE).max(16)).unwrap_or(16);
         let tolerance = self.seconds("emperor-curse-tolerance", 30);
         let millis = |option, default| Duration::from_millis(self.old_number(option).unwrap_or(default));
+        let frozen = self.new_number("emperor-idle-freeze-timeout", MAX_SECONDS, FROZEN_SECONDS)?;
         let limited = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Policy {
             throttle: millis("emperor-throttle", 1000),
@@ -235,6 +238,7 @@ impl Reader<'_> {
             tyrant: self.0.flag("emperor-tyrant"),
             graceful: self.0.flag("emperor-graceful-shutdown"),
             on_demand: !matches!(self.demand(), Demand::Never),
+            idle_freeze: self.0.flag("emperor-idle-freeze").then_some(Duration::from_secs(frozen)),
         })
     }
 

@@ -179,7 +179,10 @@ impl World {
                 assert_eq!(self.live[key].manner, None, "a program has no link");
                 return Some(Event::Unread(*key, !self.live[key].unread.is_empty()));
             }
-            Action::Measure(key) | Action::PushConfig(key) => assert!(self.live.contains_key(key)),
+            Action::Measure(key) | Action::Freeze(key) | Action::PushConfig(key) => {
+                assert!(self.live.contains_key(key));
+            }
+            Action::Thaw(key) => known(key),
             Action::Listen(key) => {
                 known(key);
                 assert!(self.court.get(*key).is_some_and(|vassal| vassal.on_demand));

@@ -9,6 +9,7 @@ mod support;
 mod addresses;
 mod ask;
 mod cost;
+mod frozen;
 mod life;
 mod own;
 mod real;

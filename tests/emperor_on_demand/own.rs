@@ -11,8 +11,10 @@ import os, select, socket, sys
 there = [socket.socket(fileno=3 + n) for n in range(int(os.environ["LISTEN_FDS"]))]
 link = socket.socket(fileno=int(os.environ["UWSGI_EMPEROR_FD"]))
 link.send(b"\x01\x05\x11")
+ticks = os.environ.get("TICKS")
 while True:
-    ready, _, _ = select.select([link, *there], [], [])
+    ready, _, _ = select.select([link, *there], [], [], 0.25 if ticks else None)
+    if ticks: open(ticks, "ab").write(b".")
     if link in ready: sys.exit(0)
     for listener in ready:
         client, _ = listener.accept()
@@ -23,24 +25,24 @@ while True:
         if word == b"die": os.kill(os.getpid(), 9)
 "#;
 
-fn serve(bed: &Bed, name: &str, lines: &str) {
+pub(crate) fn serve(bed: &Bed, name: &str, lines: &str) {
     let server = bed.write("server.py", SERVER);
     let words = format!("[uwsgi]\ncommand = python3 -S {}\n{lines}", server.display());
     bed.write(format!("v/{name}"), words);
 }
 
 /// Says a word, and hears who answers.
-fn ask(mut stream: impl Read + Write, word: &str) -> i32 {
+pub(crate) fn ask(mut stream: impl Read + Write, word: &str) -> i32 {
     stream.write_all(word.as_bytes()).expect("a word");
     answer(stream).parse().expect("a process id")
 }
 
-fn plain(bed: &Bed) -> Builder {
+pub(crate) fn plain(bed: &Bed) -> Builder {
     Builder::new(bed, Kind::Ours).stats()
 }
 
 /// Waits until a vassal of that name has no process.
-fn sleeps(emperor: &Emperor, name: &str) {
+pub(crate) fn sleeps(emperor: &Emperor, name: &str) {
     emperor.wait_stats(&format!("{name} sleeps"), |stats| {
         let row = stats["vassals"].as_array()?.iter().find(|v| v["id"] == name)?;
         (row["pid"] == -1).then_some(())

@@ -166,6 +166,32 @@ impl Tree {
             }
         }
         let _ = freeze("0");
+        if self.legacy_freezer().is_some() {
+            let _ = self.freeze(group, false); // there, what is frozen does not even die
+        }
+    }
+
+    /// Freezes a group, or thaws it.
+    pub(super) fn freeze(&self, group: &Group, frozen: bool) -> io::Result<()> {
+        if let Some(unified) = self.unified.as_ref().filter(|it| it.controllers.has(Controllers::FREEZER)) {
+            return unified.top.write(&group.file("cgroup.freeze"), if frozen { "1" } else { "0" });
+        }
+        let top = self.legacy_freezer().ok_or(io::ErrorKind::Unsupported)?;
+        top.write(&group.file("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })
+    }
+
+    /// Whether nothing moves in a group. In version 1, to ask is what brings it to its end.
+    pub(super) fn is_frozen(&self, group: &Group) -> bool {
+        if let Some(unified) = self.unified.as_ref().filter(|it| it.controllers.has(Controllers::FREEZER)) {
+            let events = unified.top.read(&group.file("cgroup.events")).unwrap_or_default();
+            return usage::field(&events, "frozen") == Some(1);
+        }
+        let state = self.legacy_freezer().and_then(|top| top.read(&group.file("freezer.state")).ok());
+        state.is_some_and(|state| state.trim() == "FROZEN")
+    }
+
+    fn legacy_freezer(&self) -> Option<&Dir> {
+        self.legacy.iter().find(|it| it.controllers.has(Controllers::FREEZER)).map(|it| &it.top)
     }
 
     pub(super) fn is_populated(&self, group: &Group) -> bool {

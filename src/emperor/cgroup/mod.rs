@@ -38,6 +38,8 @@ pub struct GroupRules {
     pub policy: ResourceTerms,
     /// Whether vassals may have reinforcements, which share their limits.
     pub families: bool,
+    /// Whether programs that nobody uses are frozen.
+    pub freezes: bool,
     /// A name for this emperor's tree where others may stand beside it.
     pub tree: String,
 }
@@ -88,6 +90,8 @@ impl Controllers {
     const IO: Self = Self(8);
     /// Accounts only, in version 1; part of `CPU` in version 2.
     const CPUACCT: Self = Self(16);
+    /// A file of every group in version 2, since Linux 5.2.
+    const FREEZER: Self = Self(32);
 
     const NAMES: [(Self, &str); 4] =
         [(Self::MEMORY, "memory"), (Self::PIDS, "pids"), (Self::CPU, "cpu"), (Self::IO, "io")];
@@ -107,6 +111,7 @@ impl Controllers {
                 b"cpu" => Self::CPU,
                 b"cpuacct" => Self::CPUACCT,
                 b"blkio" => Self::IO,
+                b"freezer" => Self::FREEZER,
                 _ => Self::default(),
             }
         })
@@ -253,6 +258,7 @@ pub enum GroupError {
 #[derive(Debug)]
 pub struct Groups {
     name: String,
+    freezes: bool,
     tree: State,
     inotify: Option<Inotify>,
     machine: Machine,
@@ -275,6 +281,7 @@ impl Groups {
     pub fn new(rules: &GroupRules) -> Self {
         Self {
             name: rules.tree.clone(),
+            freezes: rules.freezes,
             tree: State::Untouched,
             inotify: None,
             machine: Machine { memory_bytes: u64::MAX, tasks: u64::MAX },
@@ -308,7 +315,7 @@ impl Groups {
                     .min()
                     .unwrap_or(u64::MAX),
             };
-            self.tree = match Tree::open(&self.name) {
+            self.tree = match Tree::open(&self.name, self.freezes) {
                 Ok(tree) => State::There(tree),
                 Err(error) => {
                     let cause =
@@ -321,6 +328,11 @@ impl Groups {
                     State::Absent
                 }
             };
+            if self.freezes && !self.tree().is_some_and(|tree| tree.controllers().has(Controllers::FREEZER)) {
+                warn!(
+                    "[emperor] idle programs are stopped and never frozen (emperor-idle-freeze): there is no freezer,                      neither cgroup.freeze of version 2, which Linux has since 5.2, nor a `freezer` of version 1"
+                );
+            }
         }
         matches!(self.tree, State::There(_))
     }
@@ -415,6 +427,20 @@ impl Groups {
         if let Some(tree) = self.tree() {
             tree.kill(group);
         }
+    }
+
+    /// Freezes all processes of a group, or lets them go on.
+    ///
+    /// # Errors
+    /// There is no freezer, or the kernel refuses.
+    pub fn freeze(&self, group: &Group, frozen: bool) -> io::Result<()> {
+        self.tree().ok_or(io::ErrorKind::Unsupported)?.freeze(group, frozen)
+    }
+
+    /// Whether all processes of a group are frozen by now, which takes them a moment.
+    #[must_use]
+    pub fn is_frozen(&self, group: &Group) -> bool {
+        self.tree().is_some_and(|tree| tree.is_frozen(group))
     }
 
     /// Whether processes live in a group.

@@ -56,11 +56,11 @@ pub(super) enum TreeError {
 
 impl Tree {
     /// Finds this process's own groups, and makes the vassals' tree below each of them. `name` is that of a tree which
-    /// others may stand beside.
+    /// others may stand beside; a hierarchy that only freezes is of use if somebody is to be frozen.
     ///
     /// # Errors
     /// There is none that we may make groups in; why the first of them is not.
-    pub(super) fn open(name: &str) -> Result<Self, TreeError> {
+    pub(super) fn open(name: &str, freezes: bool) -> Result<Self, TreeError> {
         let read =
             |path: &str| std::fs::read(path).map_err(|source| TreeError::At { path: path.into(), source });
         let own = Own::find(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
@@ -73,7 +73,10 @@ impl Tree {
                 .map_err(|source| first(TreeError::At { path: path.clone(), source }))
                 .ok()
         });
-        let there = unified.as_ref().map_or(Controllers::default(), |unified| unified.controllers);
+        let mut there = unified.as_ref().map_or(Controllers::default(), |unified| unified.controllers);
+        if !freezes {
+            there = there | Controllers::FREEZER;
+        }
         let mut legacy = Vec::new();
         for (controllers, path) in own.legacy {
             if controllers.without(there).is_empty() {
@@ -151,7 +154,10 @@ impl Unified {
             hand_down(&base);
             hand_down(&top);
         }
-        let controllers = Controllers::of_names(&top.read("cgroup.subtree_control")?);
+        let mut controllers = Controllers::of_names(&top.read("cgroup.subtree_control")?);
+        if top.has("cgroup.freeze") {
+            controllers = controllers | Controllers::FREEZER;
+        }
         Ok(Self { top, controllers, base, name: name.to_owned(), moved, shared })
     }
 }

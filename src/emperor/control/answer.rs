@@ -278,12 +278,13 @@ impl View<'_> {
 }
 
 /// All words for what a vassal can be doing.
-const STATES: [&str; 13] = [
+const STATES: [&str; 14] = [
     "starting",
     "reloading",
     "running",
     "queued",
     "on-demand",
+    "frozen",
     "backing-off",
     "cursed",
     "restarting",
@@ -299,6 +300,7 @@ fn state(vassal: &Vassal) -> &'static str {
     match vassal.state {
         State::Up if vassal.pid <= 0 || vassal.is_starting() => "starting",
         State::Up if vassal.is_reloading() => "reloading",
+        State::Up if vassal.is_frozen() => "frozen",
         State::Up => "running",
         State::Admitting | State::Queued => "queued",
         State::Waiting => "on-demand",

@@ -105,6 +105,7 @@ impl Event {
             | Self::Agreed(key, _)
             | Self::Sleeps(key)
             | Self::Measured(key, _)
+            | Self::NotFrozen(key)
             | Self::Started(key, _)
             | Self::NotStarted(key, _)
             | Self::Said(key, _)
@@ -130,6 +131,8 @@ impl Action {
             Self::Admit(key)
             | Self::Spawn(key)
             | Self::Measure(key)
+            | Self::Freeze(key)
+            | Self::Thaw(key)
             | Self::Reload { key, .. }
             | Self::Stop(key, _)
             | Self::Signal(key, _)
@@ -294,6 +297,7 @@ impl Court {
         let vassal = &self.vassals[key];
         match vassal.state {
             State::Up if vassal.is_alive() && adoption.restart => self.stop(key, Then::Restart, now),
+            State::Up if vassal.is_frozen() => self.wake(key, now), // it is watched by nobody yet
             State::Up | State::Cursed | State::Stopping(_) if vassal.is_alive() => self.arm(key),
             State::Paused => self.arm(key),
             State::Resting(Rest::Idle | Rest::Abandoned | Rest::ByHand) => {}

@@ -26,6 +26,7 @@ impl Court {
     /// One that has never spoken the protocol is sent SIGTERM besides.
     pub(super) fn order_to_stop(&mut self, key: Key, then: Then, now: Now) {
         self.release(key);
+        self.thaw(key);
         self.say(key, What::Stop);
         let signal = self.manner(key).and_then(|manner| manner.stop);
         let gently = self.policy.graceful || self.retiring.contains(&key);
@@ -62,6 +63,7 @@ impl Court {
 
     /// Its death is awaited, and brought about if that takes too long.
     pub(super) fn curse(&mut self, key: Key, tolerance: Duration, now: Now) {
+        self.thaw(key);
         let vassal = &mut self.vassals[key];
         vassal.state = State::Cursed;
         vassal.instance.cursed = now.epoch;
@@ -94,7 +96,7 @@ impl Court {
     fn due_while_up(&mut self, key: Key, now: Now) {
         let vassal = &mut self.vassals[key];
         let due = |at: u64| at > 0 && at <= now.micros;
-        if due(vassal.instance.heartbeat_due) {
+        if due(vassal.instance.heartbeat_due) && !vassal.is_frozen() {
             let required = self.manner(key).and_then(|manner| manner.watchdog);
             let required = required.unwrap_or(self.policy.required_heartbeat);
             self.say(key, What::NoHeartbeat { seconds: required.as_secs() });

@@ -123,6 +123,9 @@ pub struct Course {
     /// What it had taken of the processor then.
     #[serde(default)]
     pub(super) cpu: u64,
+    /// Since when it is frozen, microseconds; 0 if it is not.
+    #[serde(default)]
+    pub(super) frozen: u64,
 }
 
 impl Course {
@@ -136,6 +139,7 @@ impl Course {
             busy: 0,
             looked: 0,
             cpu: 0,
+            frozen: 0,
         })
     }
 
@@ -275,7 +279,9 @@ impl Court {
 
     /// Something is due that only such vassals have. `true` if its life goes on otherwise than before.
     pub(super) fn course_is_due(&mut self, key: Key, now: Now) -> bool {
-        self.look_if_due(key, now);
+        if self.look_if_due(key, now) {
+            return true;
+        }
         let due = |at: u64| at > 0 && at <= now.micros;
         let Some(course) = &mut self.vassals[key].course else { return false };
         if due(course.loyal_due) {

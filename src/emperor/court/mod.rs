@@ -93,6 +93,9 @@ pub struct Policy {
     pub tyrant: bool,
     /// `emperor-graceful-shutdown`: stop with byte 2 instead of 0.
     pub graceful: bool,
+    /// `emperor-idle-freeze`: programs that nobody uses are frozen for so long before they are stopped, or for ever if
+    /// that is zero.
+    pub idle_freeze: Option<Duration>,
     /// Whether some vassals may start on demand for other reasons than their own files: each new one is asked for.
     pub on_demand: bool,
 }
@@ -114,6 +117,7 @@ impl Default for Policy {
             zergs_each: 0,
             tyrant: false,
             graceful: false,
+            idle_freeze: None,
             on_demand: false,
         }
     }
@@ -152,6 +156,8 @@ pub enum Event {
     Connection(Key),
     /// The answer to [`Action::Measure`].
     Measured(Key, Use),
+    /// It cannot be frozen, or must not stay so.
+    NotFrozen(Key),
     /// Its changed file would not start: it was not told.
     ReloadRefused(Key),
     /// It cannot be told to reload: another process is to take its place.
@@ -202,6 +208,10 @@ pub enum Action {
     AskUnread(Key),
     /// Look whether it is of use to anybody; then [`Event::Measured`].
     Measure(Key),
+    /// Freeze it, and watch its sockets; [`Event::Connection`] when somebody connects, [`Event::NotFrozen`] if it cannot be.
+    Freeze(Key),
+    /// Let it go on, and leave its sockets to it.
+    Thaw(Key),
     /// Send it its configuration once more.
     PushConfig(Key),
     /// Watch its on-demand socket: nobody serves it. [`Event::Connection`] if there is none any more.
@@ -250,6 +260,7 @@ pub enum What {
     Curse { pid: i32 },
     Removed,
     BackToOnDemand,
+    Thawed,
     OnDemandUpdated,
     Throttled,
     MaxThrottle,
@@ -385,7 +396,8 @@ impl Court {
             Event::Queue { key, waiting, scale } => {
                 self.with(key, |court| court.look_at_queue(key, waiting, scale, now));
             }
-            Event::Connection(key) => self.with(key, |court| court.connection(key)),
+            Event::Connection(key) => self.with(key, |court| court.connection(key, now)),
+            Event::NotFrozen(key) => self.with(key, |court| court.not_frozen(key, now)),
             Event::Measured(key, seen) => self.with(key, |court| court.measured(key, seen, now)),
             Event::ReloadRefused(key) => self.with(key, |court| court.reload_refused(key, now)),
             Event::MustRestart(key) => self.with(key, |court| court.must_restart(key, now)),

@@ -101,8 +101,9 @@ impl Court {
             State::Stopping(Then::RestByHand | Then::Rest | Then::Pause | Then::Wait) => {
                 self.vassals[key].state = State::Stopping(Then::Restart);
             }
-            // It runs, is about to, or will as soon as its last process is gone.
-            State::Up | State::Admitting | State::Queued | State::Cursed | State::Stopping(_) => {}
+            State::Up => self.wake(key, now),
+            // It is about to, or will as soon as its last process is gone.
+            State::Admitting | State::Queued | State::Cursed | State::Stopping(_) => {}
         }
     }
 

@@ -34,10 +34,11 @@ impl Instance {
 impl Court {
     /// There is a reason for a vassal to reload. `changed` if that is its file.
     pub(super) fn reload(&mut self, key: Key, changed: bool, now: Now) {
-        let vassal = &mut self.vassals[key];
-        if vassal.state != State::Up {
+        if self.vassals[key].state != State::Up {
             return;
         }
+        self.wake(key, now);
+        let vassal = &mut self.vassals[key];
         let instance = &mut vassal.instance;
         if vassal.pid <= 0 || instance.reload_from() > now.micros {
             instance.reload_again = true;

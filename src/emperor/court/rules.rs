@@ -70,9 +70,11 @@ impl Court {
         vassal.instance.pardoned = false;
     }
 
-    pub(super) fn connection(&mut self, key: Key) {
-        if self.vassals[key].state == State::Waiting {
-            self.enqueue(key);
+    pub(super) fn connection(&mut self, key: Key, now: Now) {
+        match self.vassals[key].state {
+            State::Waiting => self.enqueue(key),
+            State::Up => self.wake(key, now),
+            _ => {}
         }
     }
 
@@ -203,6 +205,7 @@ impl Court {
             return; // one death is enough
         }
         self.release(key);
+        self.thaw(key);
         let vassal = &mut self.vassals[key];
         vassal.pid = -1;
         vassal.down_since = now.epoch;

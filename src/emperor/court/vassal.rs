@@ -255,6 +255,12 @@ impl Vassal {
         (self.instance.starting || awaited) && !self.instance.accepting
     }
 
+    /// Whether it is frozen, because nobody uses it.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.course.as_ref().is_some_and(|course| course.frozen > 0)
+    }
+
     /// Whether it was told to reload and has not come back yet.
     #[must_use]
     pub fn is_reloading(&self) -> bool {
@@ -296,7 +302,7 @@ impl Vassal {
     pub(super) fn due(&self) -> u64 {
         let mut times = [self.deadline, 0, 0, 0, 0, 0, 0];
         if self.state == State::Up && self.is_alive() {
-            times[1] = self.instance.heartbeat_due;
+            times[1] = if self.is_frozen() { 0 } else { self.instance.heartbeat_due };
             if !self.instance.asked {
                 times[2] = self.instance.reload_due;
                 times[3] = if self.instance.reload_again { self.instance.reload_from() } else { 0 };

@@ -184,6 +184,21 @@ impl Hands {
         }
     }
 
+    /// Freezes all that lives in a vassal's group, or lets it go on.
+    ///
+    /// # Errors
+    /// It has none, there is no freezer, or the kernel refuses.
+    pub(super) fn freeze_group(&self, key: Key, frozen: bool) -> std::io::Result<()> {
+        let group = self.kept(key).and_then(|kept| kept.group.as_ref());
+        self.book.groups.freeze(group.ok_or(std::io::ErrorKind::Unsupported)?, frozen)
+    }
+
+    /// Whether nothing moves in a vassal's group.
+    pub(super) fn is_group_frozen(&self, key: Key) -> bool {
+        let group = self.kept(key).and_then(|kept| kept.group.as_ref());
+        group.is_some_and(|group| self.book.groups.is_frozen(group))
+    }
+
     /// How the kernel's limits had to do with the end of a vassal, as it stands in the log.
     pub(super) fn limits_told(&mut self, key: Key, ending: Ending) -> Option<String> {
         let Self { held, book, .. } = self;
@@ -393,6 +408,10 @@ impl Hands {
             return;
         }
         let Some(group) = self.book.groups.adopt(&leaf) else { return };
+        // Whether the former emperor had frozen it is not certain, if it was killed.
+        if self.launch.groups.freezes || self.book.groups.is_frozen(&group) {
+            let _ = self.book.groups.freeze(&group, false);
+        }
         let terms = share.clone().joined(&self.launch.groups.policy);
         if let Err(error) = self.book.groups.limit(&group, &share, &terms) {
             error!("[emperor] {}", chain(&error));
@@ -404,8 +423,10 @@ impl Hands {
     }
 
     /// Removes what former emperors have left, once it is known what is still in use.
+    ///
+    /// What is frozen does not end by itself, and holds its sockets: where programs are frozen, it is looked for at once.
     pub fn sweep_groups(&mut self) {
-        if self.book.groups.are_open() {
+        if self.book.groups.are_open() || self.launch.groups.freezes && self.book.groups.open() {
             let kept = self.held.iter().filter_map(|held| held.group.as_ref()?.group.as_ref());
             let used: HashSet<_> = kept.chain(&self.book.left).map(Group::as_text).collect();
             self.book.groups.sweep(&used);

@@ -1,13 +1,14 @@
-//! Whether a program is of use to anybody: its clients, and what it takes of the processor.
+//! Whether a program is of use to anybody: its clients, and what it takes of the processor. And the frost for those
+//! that are not.
 
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use nix::sys::socket::{SockaddrStorage, getsockname};
 use nix::unistd::{SysconfVar, sysconf};
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::Hands;
 use super::on_demand::somebody_waits;
@@ -30,7 +31,8 @@ const MOST_PROCESSES: usize = 1024;
 impl Hands {
     /// Looks at a program. What cannot be seen counts as use.
     pub(super) fn measure_use(&mut self, key: Key, court: &Court) -> Option<Event> {
-        let pid = court.get(key)?.pid;
+        let vassal = court.get(key)?;
+        let pid = vassal.pid;
         if self.seen.at.is_none_or(|at| at.elapsed() > SAME) {
             match connections() {
                 Ok(all) => self.seen.all = all,
@@ -49,8 +51,45 @@ impl Hands {
         let own = held.sockets.iter().flat_map(|sockets| sockets.descriptors());
         let own: Vec<_> = own.chain(held.waiting.as_ref().map(|waiting| waiting.parts().0)).collect();
         let clients = own.iter().any(|socket| somebody_waits(socket) || self.is_connected(*socket));
+        // What has not come to rest yet may be serving somebody who is gone by now.
+        let clients = clients || vassal.is_frozen() && !self.is_group_frozen(key);
         let cpu_micros = self.group_cpu(key).unwrap_or_else(|| cpu_of_tree(pid));
         Some(Event::Measured(key, Use { clients, cpu_micros }))
+    }
+
+    /// Freezes a program, and looks at its sockets in its place.
+    pub(super) fn freeze(&mut self, key: Key, court: &Court) -> Option<Event> {
+        let name = &court.get(key)?.name;
+        if self.cannot_be_found(key) {
+            return Some(Event::NotFrozen(key));
+        }
+        match self.freeze_group(key, true) {
+            Ok(()) => {
+                info!("[emperor] vassal {name} is idle and frozen; the next connection thaws it");
+                self.watch(key);
+                None
+            }
+            Err(cause) => {
+                if cause.kind() != io::ErrorKind::Unsupported {
+                    warn!(
+                        "[emperor] vassal {name} is idle and stopped, because it cannot be frozen: {cause}"
+                    );
+                }
+                let _ = self.freeze_group(key, false);
+                Some(Event::NotFrozen(key))
+            }
+        }
+    }
+
+    /// It goes on, and its sockets are its own again.
+    pub(super) fn thaw(&mut self, key: Key) {
+        self.look_away(key);
+        // A group that is gone has nothing in it.
+        if let Err(cause) = self.freeze_group(key, false)
+            && !matches!(cause.kind(), io::ErrorKind::Unsupported | io::ErrorKind::NotFound)
+        {
+            error!("[emperor] cannot thaw a vassal: {cause}");
+        }
     }
 
     fn is_connected(&self, listener: BorrowedFd<'_>) -> bool {

@@ -279,6 +279,8 @@ impl Hands {
             }
             Action::Listen(key) => return self.listen_on(key, court),
             Action::Measure(key) => return self.measure_use(key, court),
+            Action::Freeze(key) => return self.freeze(key, court),
+            Action::Thaw(key) => self.thaw(key),
             Action::PushConfig(key) => self.push_config(key, court),
             Action::Ended(ref name) => self.run_stop_hook(name),
             Action::Forget(key, _) => {

@@ -67,6 +67,7 @@ fn of_vassal(name: &VassalName, what: &What) {
         What::Curse { pid } => info!("[emperor] curse the uwsgi instance {name} (pid: {pid})"),
         What::Removed => info!("[emperor] removed uwsgi instance {name}"),
         What::BackToOnDemand => info!("[emperor] bringing back instance {name} to on-demand mode"),
+        What::Thawed => info!("[emperor] vassal {name} is thawed"),
         What::OnDemandUpdated => info!("[emperor] updated configuration for \"on demand\" instance {name}"),
         What::Throttled => warn!("[emperor] unloyal bad behaving vassal found: {name} throttling it..."),
         What::MaxThrottle => warn!("[emperor] maximum throttle level for vassal {name} reached !!!"),

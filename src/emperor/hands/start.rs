@@ -270,7 +270,8 @@ impl Hands {
             error!("[emperor] vassal {} cannot be started: {why}", vassal.name);
             return Event::NotStarted(key, false);
         }
-        let share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
+        let mut share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
+        share.group |= self.launch.groups.freezes && terms.is_some_and(|terms| terms.demand.idle().is_some());
         let entrance = match self.enter_group(key, vassal, court, share) {
             Ok(entrance) => entrance,
             Err(error) => {

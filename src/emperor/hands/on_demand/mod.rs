@@ -262,7 +262,7 @@ impl Hands {
         (!waits && !self.has_listeners(key)).then_some(Event::Connection(key))
     }
 
-    fn watch(&mut self, key: Key) {
+    pub(super) fn watch(&mut self, key: Key) {
         if let Some(sockets) = self
             .held
             .get_mut(key.index())
@@ -350,10 +350,19 @@ impl Hands {
         let keys: Vec<Key> =
             self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
         for key in keys {
-            if let Some(vassal) = court.get(key) {
-                self.mend(key, vassal);
+            match court.get(key) {
+                Some(vassal) if vassal.is_frozen() => self.late.push(Event::NotFrozen(key)),
+                Some(vassal) => self.mend(key, vassal),
+                None => {}
             }
         }
+    }
+
+    /// Whether a vassal's socket has no file any more, and is to be made anew when its process is gone.
+    pub(super) fn cannot_be_found(&self, key: Key) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let file = held.and_then(|held| held.waiting.as_ref()?.listener.file.as_ref());
+        file.is_some_and(|file| !file.is_there())
     }
 
     /// Makes a socket anew whose file was removed, or replaced: no client would find it. Those who wait at the old one
