@@ -53,6 +53,10 @@ enum Role {
     },
     /// Show how vassals are: state, since when, and why they are not well.
     Status(operate::Status),
+    /// Tell how vassals came to their state, what comes next, and what can be done.
+    Why(operate::Why),
+    /// Show what has happened to vassals, and with -f what happens now.
+    Events(operate::Events),
     /// Have vassals read their files again.
     Reload(operate::Operate),
     /// Stop vassals and start them anew.
@@ -108,8 +112,9 @@ fn role(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Some("judge") => Ok(check::judge(rest)),
         Some("rehearse") => report(rehearse, rest),
         Some(
-            "run" | "vassal" | "check" | "status" | "reload" | "restart" | "stop" | "start" | "clear"
-            | "renew" | "options" | "version" | "help" | "-h" | "--help" | "-V" | "--version",
+            "run" | "vassal" | "check" | "status" | "why" | "events" | "reload" | "restart" | "stop"
+            | "start" | "clear" | "renew" | "options" | "version" | "help" | "-h" | "--help" | "-V"
+            | "--version",
         )
         | None => command(arguments),
         Some(_) => run::main(arguments),
@@ -160,6 +165,8 @@ fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Role::Vassal { arguments } => return alone::main(&arguments),
         Role::Check(arguments) => return check::main(&arguments),
         Role::Status(arguments) => return Ok(operate::status(&arguments)),
+        Role::Why(arguments) => return Ok(operate::why(&arguments)),
+        Role::Events(arguments) => return Ok(operate::events(&arguments)),
         Role::Reload(arguments) => return Ok(operate::operate("reload", &arguments)),
         Role::Restart(arguments) => return Ok(operate::operate("restart", &arguments)),
         Role::Stop(arguments) => return Ok(operate::operate("stop", &arguments)),
@@ -187,6 +194,11 @@ fn print(text: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// Writes to standard output at once; whether somebody may read on.
+fn show(text: &[u8]) -> bool {
+    io::stdout().write_all(text).and_then(|()| io::stdout().flush()).is_ok()
 }
 
 /// What went wrong, with all its causes.

@@ -1,27 +1,32 @@
 //! `emperor status`, `emperor stop` and their like: a client of the control socket.
 //!
 //! Exit status: 0 all is well, or done; 1 a vassal is unknown, or what was wanted of it was refused; 2 a mistake on the
-//! command line; 3 no emperor can be reached; 4 a vassal whose status was asked is not well.
+//! command line; 3 no emperor can be reached; 4 a vassal whose status, or the reason of it, was asked is not well.
 
 mod client;
+mod events;
 mod names;
 mod renew;
+mod table;
+mod why;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use super::print;
 use crate::emperor::control::{escape, unescape};
 use crate::emperor::source::VassalName;
+use crate::sys::clock::epoch_seconds;
 use client::{Client, Reply, Unreachable};
+pub(super) use events::{Events, events};
 pub(super) use renew::{Renew, renew};
+use table::{Screen, table};
+pub(super) use why::why;
 
 /// Some vassal is unknown, or what was wanted was refused.
 const REFUSED: u8 = 1;
@@ -49,6 +54,16 @@ pub(super) struct Status {
     /// Print nothing but the names of all vassals, one a line, and nothing at all if no emperor answers at once.
     #[arg(long = "names", conflicts_with_all = ["names", "json"])]
     only_names: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// `emperor why`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Why {
+    /// Vassals.
+    #[arg(required = true)]
+    names: Vec<OsString>,
     #[command(flatten)]
     which: Which,
 }
@@ -94,6 +109,7 @@ impl Vassal {
         VassalName::new(&unescape(&self.id).unwrap_or_default()).to_string()
     }
 
+    /// Whether nobody needs to look after it.
     fn is_well(&self) -> bool {
         self.cause.is_none() || self.state == "stopped"
     }
@@ -206,10 +222,8 @@ impl Said {
         let text = if json {
             self.documents.iter().flat_map(|reply| reply.body.iter().copied()).collect()
         } else {
-            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let now =
-                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-            table(&self.vassals, now, colour).into_bytes()
+            let screen = Screen::here();
+            table(&self.vassals, epoch_seconds(), screen).into_bytes()
         };
         if let Err(error) = print(&text) {
             complain(&format!("cannot print: {error}"));
@@ -226,44 +240,6 @@ impl Said {
     }
 }
 
-/// One line a vassal.
-fn table(vassals: &[Vassal], now: u64, colour: bool) -> String {
-    if vassals.is_empty() {
-        return String::new();
-    }
-    let mut rows = vec![["NAME", "STATE", "SINCE", "RESTARTS", "PID"].map(str::to_owned)];
-    rows.extend(vassals.iter().map(|vassal| {
-        let pid = vassal.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
-        let since = age(now.saturating_sub(vassal.since));
-        [vassal.name(), legible(&vassal.state), since, vassal.restarts.to_string(), pid]
-    }));
-    let widths: [usize; 5] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let causes = std::iter::once(None).chain(vassals.iter().map(|vassal| vassal.cause.as_deref()));
-    let colours = std::iter::once("1").chain(vassals.iter().map(|vassal| match &*vassal.state {
-        "running" => "32",
-        "stopped" | "idle" | "on-demand" | "frozen" => "2",
-        _ if vassal.is_well() => "33",
-        _ => "31",
-    }));
-    let mut text = String::new();
-    for ((row, cause), shade) in rows.iter().zip(causes).zip(colours) {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let pad = " ".repeat(width - cell.chars().count() + 2);
-            // Into memory: it cannot fail.
-            let _ = match colour && column == 1 {
-                true => write!(line, "\x1b[{shade}m{cell}\x1b[0m{pad}"),
-                false => write!(line, "{cell}{pad}"),
-            };
-        }
-        line.push_str(&legible(cause.unwrap_or_default()));
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 /// A time in its two largest units.
 fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -278,36 +254,6 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn vassal(id: &str, state: &str, cause: Option<&str>) -> Vassal {
-        let cause = cause.map(str::to_owned);
-        Vassal {
-            id: id.into(),
-            state: state.into(),
-            since: 100,
-            pid: Some(7),
-            restarts: 2,
-            cause,
-            reinforces: None,
-        }
-    }
-
-    #[test]
-    fn one_line_a_vassal_with_the_cause_of_those_that_are_not_well() {
-        let vassals = [
-            vassal("shop.ini", "running", None),
-            vassal("a%1B%5B1m.ini", "backing-off", Some("exited\x1b[31m with status 1")),
-        ];
-        let wanted = "NAME            STATE        SINCE  RESTARTS  PID\n\
-                      shop.ini        running      5m0s   2         7\n\
-                      a\\u{1b}[1m.ini  backing-off  5m0s   2         7    exited\u{fffd}[31m with status 1\n";
-        assert_eq!(table(&vassals, 400, false), wanted);
-        let coloured = table(&vassals, 400, true);
-        assert!(
-            coloured.contains("\x1b[32mrunning\x1b[0m") && coloured.contains("\x1b[31mbacking-off\x1b[0m")
-        );
-        assert_eq!(table(&[], 0, true), "");
-    }
 
     #[test]
     fn a_time_is_told_in_two_units() {

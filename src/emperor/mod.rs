@@ -17,6 +17,7 @@ pub mod settings;
 pub mod signals;
 pub mod source;
 pub mod stats;
+pub mod story;
 pub mod superior;
 pub mod survival;
 pub mod systemd;

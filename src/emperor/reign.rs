@@ -25,6 +25,7 @@ use tracing::{error, info};
 use super::control::{self as door, Asked};
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
 use super::edicts::Edicts;
+use super::hands::telling::changes;
 use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
 use super::listen::{ListenError, Options, Server, Visitor};
@@ -34,6 +35,7 @@ use super::process::ProcessError;
 use super::signals::{Arrival, Signals, Wish};
 use super::source::{Report, SourceError, SourceId, SourceOptions, Sources};
 use super::stats::{self, Itself, Told};
+use super::story::Kind;
 use super::superior::{Command, Superior};
 use super::survival::{Heritage, Origin, PidFileRecord, Store};
 use super::systemd::Manager;
@@ -418,7 +420,22 @@ impl Reign {
                 Report::ScanEnded(_) => self.hands.look_after_sockets(&self.court),
                 _ => {}
             }
+            self.note_file(&report);
             self.feed(Event::Report(report));
+        }
+    }
+
+    /// The story of a vassal begins with its file.
+    fn note_file(&self, report: &Report) {
+        let Report::Seen(source, name, identity) = report else { return };
+        let owner = identity.uid;
+        let story = self.hands.story();
+        match self.court.find(name).and_then(|key| self.court.get(key)) {
+            None => story.note(name, owner, Kind::File, "its file was found"),
+            Some(vassal) if vassal.source == *source && vassal.identity.differs(identity) => {
+                story.note(name, owner, Kind::File, changes(&vassal.identity, identity));
+            }
+            Some(_) => {}
         }
     }
 

@@ -18,10 +18,23 @@ pub fn epoch_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Milliseconds since the epoch.
+#[must_use]
+pub fn epoch_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The present moment in local time, as strftime(3) formats it. Empty when the format does not fit 255 bytes.
 #[must_use]
 pub fn local_time(format: &std::ffi::CStr) -> String {
-    let now = libc::time_t::try_from(epoch_seconds()).unwrap_or(0);
+    local_time_of(epoch_seconds(), format)
+}
+
+/// The same of a moment, in seconds since the epoch.
+#[must_use]
+pub fn local_time_of(seconds: u64, format: &std::ffi::CStr) -> String {
+    let now = libc::time_t::try_from(seconds).unwrap_or(0);
     // SAFETY: all-zero bytes are a valid `tm`.
     let mut parts: libc::tm = unsafe { std::mem::zeroed() };
     let mut text = [0_u8; 256];

@@ -17,5 +17,6 @@ pub mod process;
 pub mod queue;
 pub mod sock_diag;
 pub mod spawn;
+pub mod terminal;
 pub mod title;
 pub mod wait;

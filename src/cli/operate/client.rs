@@ -1,6 +1,6 @@
 //! HTTP as far as it is needed to ask one question over a unix socket: one connection, one request, one answer.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HASTE: Duration = Duration::from_secs(1);
 /// An emperor that replaces its program is away for a moment.
 const AWAY: Duration = Duration::from_secs(2);
+/// How long is waited before it is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest line of an answer that goes on.
+const MOST_LINE: u64 = 64 << 10;
 /// The longest answer.
 const MOST_BYTES: u64 = 256 << 20;
 
@@ -105,12 +109,97 @@ impl Client {
                 Err(error)
                     if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(PAUSE);
                 }
                 result => return result,
             }
         }
     }
+}
+
+/// One line of an answer that goes on, or why there is none.
+pub(super) enum Line<'a> {
+    /// A line, with its end.
+    Text(&'a [u8]),
+    /// The emperor refuses.
+    Problem(String),
+}
+
+impl Client {
+    /// Reads an answer line by line until its end, or until `take` says that it is enough; with `follow` over renewals
+    /// of the emperor, until that is gone.
+    pub(super) fn lines(
+        &self,
+        path: &str,
+        follow: bool,
+        take: &mut dyn FnMut(Line<'_>) -> bool,
+    ) -> Result<(), Unreachable> {
+        let socket = self.socket.as_ref().ok_or(Unreachable::Nowhere)?;
+        let silent = |cause| Unreachable::Silent { path: socket.clone(), cause };
+        let mut away: Option<Instant> = None;
+        loop {
+            let mut heard = false;
+            let mut take = |line: Line<'_>| {
+                heard = true;
+                take(line)
+            };
+            match self.read_lines(socket, path, follow, &mut take) {
+                Ok(false) => return Ok(()),
+                Ok(true) => {}
+                // One that renews itself may take a connection with it, and its socket is away for a moment.
+                Err(error) if away.is_none() || !is_passing(&error) => return Err(silent(error)),
+                Err(error) if away.is_some_and(|since| since.elapsed() > AWAY) => return Err(silent(error)),
+                Err(_) => {}
+            }
+            if heard || away.is_none() {
+                away = Some(Instant::now());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether there is more to be had by asking again.
+    fn read_lines(
+        &self,
+        socket: &Path,
+        path: &str,
+        follow: bool,
+        take: &mut dyn FnMut(Line<'_>) -> bool,
+    ) -> io::Result<bool> {
+        let mut stream = self.connect(socket)?;
+        if !follow {
+            stream.set_read_timeout(Some(self.patience))?;
+        }
+        // HTTP/1.0: the answer ends with the connection, and is in no chunks.
+        let query = if follow { "?follow" } else { "" };
+        stream.write_all(format!("GET {path}{query} HTTP/1.0\r\nHost: emperor\r\n\r\n").as_bytes())?;
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        let mut next = |line: &mut Vec<u8>| {
+            line.clear();
+            (&mut reader).take(MOST_LINE).read_until(b'\n', line)
+        };
+        next(&mut line)?;
+        let refused = line.get(9..12) != Some(b"200");
+        while next(&mut line)? > 2 {}
+        while next(&mut line)? > 0 {
+            let told = if refused {
+                let problem = serde_json::from_slice::<Problem>(&line).map(|problem| problem.detail);
+                Line::Problem(problem.unwrap_or_else(|_| "this is no answer of an emperor".into()))
+            } else {
+                Line::Text(&line)
+            };
+            if !take(told) || refused {
+                return Ok(false);
+            }
+        }
+        Ok(follow && !refused)
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotFound)
 }
 
 /// Where the socket is if nothing is said: this user's own emperor's, else root's.

@@ -10,6 +10,7 @@ use crate::emperor::cgroup::Usage;
 use crate::emperor::court::{Court, Key, Now, Rest, State, Then, Vassal};
 use crate::emperor::metrics::{self, Counts, Snapshot};
 use crate::emperor::source::{SourceInfo, VassalName};
+use crate::emperor::story::Follower;
 
 pub use crate::emperor::stats::Itself;
 
@@ -25,6 +26,11 @@ pub struct Answer {
 #[derive(Debug)]
 pub(super) enum Content {
     Document(Vec<u8>),
+    /// Lines that are there, and those to come.
+    Events {
+        past: Vec<u8>,
+        follower: Option<(Follower, Peer)>,
+    },
     /// To be written beside the loop.
     Metrics(Box<Snapshot>),
 }
@@ -49,6 +55,12 @@ impl Answer {
     #[must_use]
     pub fn accepted(reloads: &Reloads) -> Self {
         Self { status: StatusCode::ACCEPTED, ..Self::document(reloads) }
+    }
+
+    /// Events, one JSON object a line; with those to come, as far as somebody may see them.
+    #[must_use]
+    pub fn events(past: Vec<u8>, follower: Option<(Follower, Peer)>) -> Self {
+        Self { status: StatusCode::OK, allow: None, content: Content::Events { past, follower } }
     }
 
     /// Why something cannot be had, or done.
@@ -83,6 +95,14 @@ impl Answer {
         self.allow.as_ref()
     }
 
+    /// Who follows it, if it goes on.
+    pub(super) fn follower(&self) -> Option<Peer> {
+        match &self.content {
+            Content::Events { follower: Some((_, peer)), .. } => Some(*peer),
+            _ => None,
+        }
+    }
+
     pub(super) fn into_content(self) -> Content {
         self.content
     }
@@ -91,6 +111,7 @@ impl Answer {
     pub(in crate::emperor) fn into_document(self) -> Vec<u8> {
         match self.content {
             Content::Document(body) => body,
+            Content::Events { past, .. } => past,
             Content::Metrics(_) => Vec::new(),
         }
     }
@@ -163,10 +184,10 @@ struct Vassals<'a> {
 
 /// One vassal. Times are seconds since the epoch.
 #[derive(Serialize)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     name: Cow<'a, str>,
     id: String,
-    state: &'static str,
+    pub(super) state: &'static str,
     since: u64,
     pid: Option<i32>,
     ready: bool,
@@ -174,8 +195,8 @@ struct Row<'a> {
     loyal: bool,
     restarts: u32,
     failures: u32,
-    next_start_in: Option<f64>,
-    cause: Option<String>,
+    pub(super) next_start_in: Option<f64>,
+    pub(super) cause: Option<String>,
     on_demand: Option<&'a str>,
     reinforces: Option<String>,
     monitor: &'a str,
@@ -243,11 +264,18 @@ impl View<'_> {
         Some(Answer::document(&self.row(key, self.court.get(key)?)))
     }
 
+    /// Whether there is nothing to say against a vassal.
+    #[must_use]
+    pub fn is_well(&self, key: Key) -> bool {
+        let known = |vassal| cause(vassal, (self.cause)(key).as_deref(), self.now).is_none();
+        self.court.get(key).is_none_or(known)
+    }
+
     fn visible(&self, peer: Peer) -> impl Iterator<Item = (Key, &Vassal)> {
         self.court.vassals().filter(move |(_, vassal)| peer.may_see(vassal.identity.uid))
     }
 
-    fn row<'v>(&'v self, key: Key, vassal: &'v Vassal) -> Row<'v> {
+    pub(super) fn row<'v>(&'v self, key: Key, vassal: &'v Vassal) -> Row<'v> {
         let name = vassal.name.as_bytes();
         let on_demand = (self.on_demand)(key);
         let source = self.sources.get(usize::from(vassal.source.0));
@@ -315,6 +343,15 @@ fn state(vassal: &Vassal) -> &'static str {
     }
 }
 
+/// How long a vassal that has failed before must run until it counts as well, if it does not say so: seconds.
+const PROBATION: u64 = 60;
+
+/// Whether it runs after failures, and it has yet to show that this goes better.
+fn is_on_probation(vassal: &Vassal, now: Now) -> bool {
+    let shown = vassal.instance.accepting || vassal.instance.loyal;
+    vassal.failures() > 1 && !shown && vassal.since(now) + PROBATION > now.epoch
+}
+
 /// Why it is not well, and what can be done about it.
 fn cause(vassal: &Vassal, last: Option<&str>, now: Now) -> Option<String> {
     let ended = last.unwrap_or("its last process ended");
@@ -322,6 +359,9 @@ fn cause(vassal: &Vassal, last: Option<&str>, now: Now) -> Option<String> {
     Some(match vassal.state {
         State::Up if vassal.runs_old_file() => {
             "its changed file would not start, so it goes on with the old one: mend the file".into()
+        }
+        State::Up if is_on_probation(vassal, now) => {
+            format!("it has failed {failures} times in a row, and is tried again: {ended}")
         }
         State::Paused => {
             let left = vassal.pause_left(now).unwrap_or_default().as_secs_f64();

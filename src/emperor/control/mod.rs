@@ -5,16 +5,19 @@
 //! with bounds in number, size and time. Who a client is, the kernel says (`SO_PEERCRED`): root, the emperor's own user
 //! and the members of `emperor-control-group` may do all; in tyrant mode a tenant may see and operate his own vassals.
 
+mod advice;
 mod answer;
 mod gallery;
 mod http;
 mod routes;
 mod stopped;
+mod why;
 
 pub use answer::{Answer, Itself, Reloads, View};
 pub use gallery::Gallery;
 pub use routes::{Route, escape, unescape};
 pub use stopped::StoppedFile;
+pub use why::{Account, Output};
 
 use std::collections::HashMap;
 use std::io;

@@ -14,10 +14,19 @@ pub enum Route {
     Emperor,
     /// `POST /v1/emperor/renew`.
     Renew,
+    /// `GET /v1/events`; with `?follow`, and what happens from then on.
+    Events {
+        /// Whether the answer goes on.
+        follow: bool,
+    },
     /// `GET /v1/vassals`.
     Vassals,
     /// `GET /v1/vassals/{name}`.
     Vassal(Vec<u8>),
+    /// `GET /v1/vassals/{name}/events`.
+    EventsOf(Vec<u8>),
+    /// `GET /v1/vassals/{name}/why`.
+    Why(Vec<u8>),
     /// `POST /v1/vassals/{name}/{verb}`.
     Operate(Vec<u8>, Wish),
     /// `GET /v1/stats`: figures of all vassals.
@@ -42,9 +51,10 @@ impl Route {
         let nothing = || {
             Answer::problem(
                 StatusCode::NOT_FOUND,
-                "nothing is at this path; /v1/emperor, /v1/vassals, /v1/stats and /metrics are there",
+                "nothing is at this path; /v1/emperor, /v1/vassals, /v1/stats, /v1/events and /metrics are there",
             )
         };
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
         if path == "/metrics" {
             return if *method == Method::GET {
                 Ok(Self::Metrics)
@@ -66,9 +76,12 @@ impl Route {
             [Some("emperor"), None, ..] => (Self::Emperor, Method::GET),
             [Some("emperor"), Some("renew"), None, _] => (Self::Renew, Method::POST),
             [Some("vassals"), None, ..] => (Self::Vassals, Method::GET),
+            [Some("events"), None, ..] => (Self::Events { follow: asks_to_follow(query) }, Method::GET),
             [Some("vassals"), Some(text), None, _] => (Self::Vassal(name(text)?), Method::GET),
             [Some("stats"), None, ..] => (Self::Figures, Method::GET),
             [Some("vassals"), Some(text), Some("stats"), None] => (Self::Stats(name(text)?), Method::GET),
+            [Some("vassals"), Some(text), Some("events"), None] => (Self::EventsOf(name(text)?), Method::GET),
+            [Some("vassals"), Some(text), Some("why"), None] => (Self::Why(name(text)?), Method::GET),
             [Some("vassals"), Some(text), Some(verb), None] => {
                 (Self::Operate(name(text)?, wish(verb).ok_or_else(nothing)?), Method::POST)
             }
@@ -96,6 +109,11 @@ impl Route {
             }),
         }
     }
+}
+
+/// `follow`, `follow=1`, `follow=true`.
+fn asks_to_follow(query: &str) -> bool {
+    query.split('&').any(|part| matches!(part, "follow" | "follow=" | "follow=1" | "follow=true"))
 }
 
 fn wish(verb: &str) -> Option<Wish> {
@@ -179,6 +197,11 @@ mod tests {
         assert_eq!(Route::of_stats("").unwrap(), Route::Full);
         assert_eq!(Route::of_stats("/a%2Fb?x").unwrap(), Route::Document(b"a/b".to_vec()));
         assert_eq!(Route::of_stats("/%").unwrap_err().status().as_u16(), 404);
+        assert_eq!(get("/v1/vassals/a/why").unwrap(), Route::Why(b"a".to_vec()));
+        assert_eq!(get("/v1/vassals/a/events").unwrap(), Route::EventsOf(b"a".to_vec()));
+        assert_eq!(get("/v1/events").unwrap(), Route::Events { follow: false });
+        assert_eq!(get("/v1/events?x&follow=1").unwrap(), Route::Events { follow: true });
+        assert_eq!(get("/v1/vassals/a?follow").unwrap(), Route::Vassal(b"a".to_vec()));
         assert_eq!(post("/v1/vassals/a/stop").unwrap(), Route::Operate(b"a".to_vec(), Wish::Stop));
         let status = |answer: Result<Route, Answer>| answer.unwrap_err().status().as_u16();
         for path in

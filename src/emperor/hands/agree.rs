@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::command::Templates;
 use super::config_pipe::ConfigPipe;
@@ -25,6 +25,7 @@ use super::{Hands, Launch, judge};
 use crate::config::{Loader, Mode};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::Identity;
+use crate::emperor::story::Kind;
 use crate::sys::wait::Ending;
 use crate::vassal::link::{LaunchReport, Reports};
 use crate::vassal::plan::{Exec, Text, Tyrant, VassalOrder};
@@ -227,12 +228,14 @@ impl Hands {
             Answer::NothingNow => Agreement::Nothing,
             Answer::Terms(terms) => {
                 for line in &terms.left_out {
-                    warn!("[emperor] vassal {}: {}", vassal.name, legible(line));
+                    let line = legible(line);
+                    warn!("[emperor] vassal {}: {line}", vassal.name);
+                    self.tell_of(&vassal.name, Some(vassal), Kind::Warning, line);
                 }
                 Agreement::Terms(terms)
             }
             Answer::Refused(why) => {
-                error!("[emperor] vassal {} cannot be started: {}", vassal.name, legible(&why));
+                self.hinder(key, vassal, legible(&why));
                 Agreement::Refused
             }
         }

@@ -506,7 +506,7 @@ pub(super) fn tell(vassal: &Vassal, error: &GroupError, consequence: &str) {
     error!("[emperor] vassal {} {consequence}: {}", vassal.name, chain(error));
 }
 
-fn chain(error: &GroupError) -> String {
+pub(super) fn chain(error: &GroupError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }

@@ -19,6 +19,7 @@ use super::{Hands, Token, Verdict};
 use crate::emperor::court::{
     Action, Court, Event, Key, Manner, Notice, Ready, Reload, Scale, Signal, State, Vassal, What,
 };
+use crate::emperor::story::Kind;
 use crate::sys::wait::{self, Ending};
 use crate::vassal::plan::{LaunchPlan, Text};
 use crate::vassal::terms::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber, Terms};
@@ -238,6 +239,8 @@ impl Hands {
                     reason => reason,
                 };
                 error!("[emperor] vassal {name} was not ready within {seconds} s: {why}");
+                let told = format!("it was not ready within {seconds} s: {why}");
+                self.tell_of(name, court.get(key), Kind::Failed, told);
                 self.ask_no_more(key);
             }
             Action::Signal(key, _) | Action::Stop(key, _) => self.ask_no_more(*key),
@@ -262,6 +265,7 @@ impl Hands {
     fn signal_to_reload(&mut self, key: Key, vassal: &Vassal) -> Option<Event> {
         let reload = vassal.course.as_ref().map(|course| course.manner.reload);
         info!("[emperor] reload the instance {}", vassal.name);
+        self.tell_of(&vassal.name, Some(vassal), Kind::Told, "it is told to reload");
         match reload {
             Some(Reload::Signal(number)) => {
                 self.signal(key, Signal::Agreed(number), vassal);
@@ -301,6 +305,8 @@ impl Hands {
             Answer::Refused(why) => {
                 let (name, why) = (&vassal.name, legible(&why));
                 error!("[emperor] vassal {name} is not told to reload, and goes on as before: {why}");
+                let told = format!("its new file is refused, and it goes on as before: {why}");
+                self.tell_of(name, Some(vassal), Kind::Refused, told);
                 Verdict::Broken
             }
             Answer::Nothing | Answer::NothingNow => Verdict::Other,

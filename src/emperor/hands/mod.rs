@@ -20,6 +20,7 @@ mod scale;
 mod side;
 mod sockets;
 mod start;
+pub mod telling;
 mod whereabouts;
 mod zerg;
 
@@ -35,6 +36,7 @@ use tracing::{error, info, warn};
 use super::cgroup::Groups;
 use super::court::{Action, Court, Event, Key, Reload, Signal, State, Vassal};
 use super::source::VassalName;
+use super::story::{Kind, Story};
 use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
@@ -94,6 +96,12 @@ pub struct Hands {
     agreed: Option<Event>,
     /// It was said that programs are not heard.
     told_deaf: bool,
+    /// What has happened to them.
+    story: Story,
+    /// Which limits the last processes of those have met that do not run well.
+    limits_met: HashMap<Key, Box<str>>,
+    /// Why vassals could not even be launched, of those whose last start was none.
+    hindered: HashMap<Key, Box<str>>,
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
@@ -222,6 +230,9 @@ impl Hands {
             lives: HashMap::new(),
             agreed: None,
             told_deaf: false,
+            story: Story::default(),
+            limits_met: HashMap::new(),
+            hindered: HashMap::new(),
             failures: HashMap::new(),
             causes: HashMap::new(),
             policies: HashMap::new(),
@@ -290,6 +301,8 @@ impl Hands {
                 self.stop_asking(key);
                 self.refusals.remove(&key);
                 self.failures.remove(&key);
+                self.hindered.remove(&key);
+                self.limits_met.remove(&key);
                 self.causes.remove(&key);
                 self.policies.remove(&key);
                 self.sides.overtake(key);
@@ -303,7 +316,10 @@ impl Hands {
             }
             Action::Rescan => self.rescan = true,
             Action::Tell(ref notice) if life::is_told_better(notice) => {}
-            Action::Tell(ref notice) => notices::log(notice, &mut self.odd_lines),
+            Action::Tell(ref notice) => {
+                notices::log(notice, &mut self.odd_lines);
+                self.tell_story(notice, court);
+            }
             Action::Bury => {
                 self.close_groups();
                 self.buried = true;
@@ -419,6 +435,14 @@ impl Hands {
                             held.reports = None;
                         }
                         if let Some(failure) = failure {
+                            if let Some(vassal) = court.get(key) {
+                                self.story.note(
+                                    &vassal.name,
+                                    vassal.identity.uid,
+                                    Kind::Refused,
+                                    failure.to_string(),
+                                );
+                            }
                             self.failures.insert(key, failure);
                         }
                         words
@@ -479,9 +503,15 @@ impl Hands {
             held.config = None;
         }
         let limits = self.limits_told(key, ending);
+        match &limits {
+            Some(told) => drop(self.limits_met.insert(key, told.as_str().into())),
+            None if self.limits_met.is_empty() => {}
+            None => drop(self.limits_met.remove(&key)),
+        }
         let clean = vassal.map_or(ending == Ending::Exited(0), |vassal| Self::is_clean_end(vassal, ending));
         if let Some(vassal) = vassal {
             self.restore_sockets(key, vassal);
+            self.tell_end(key, vassal, ending, clean, limits.as_deref());
             match (vassal.state, ending) {
                 (State::Stopping(_), _) if clean && limits.is_none() => {} // as it was told
                 (state, _) => {
@@ -515,8 +545,15 @@ impl Hands {
     pub fn cause(&self, key: Key) -> Option<String> {
         let refused = self.refusals.get(&key).map(|why| why.to_string());
         let failed = || self.failures.get(&key).map(|failure| format!("it cannot be started: {failure}"));
-        let ended = || self.causes.get(&key).map(|ending| ending.to_string());
-        refused.or_else(failed).or_else(ended).map(|cause| agree::legible(&cause))
+        let ended = || self.causes.get(&key).map(|ending| self.ending_in_words(key, *ending));
+        let hindered = || self.hindered.get(&key).map(|why| format!("it cannot be started: {why}"));
+        let limit = || self.limits_met.get(&key).map(|told| told.to_string());
+        refused
+            .or_else(failed)
+            .or_else(hindered)
+            .or_else(limit)
+            .or_else(ended)
+            .map(|cause| agree::legible(&cause))
     }
 
     /// The status that a vassal's last process has ended with, in the shell's numbers, if that was a failure.
@@ -572,6 +609,7 @@ impl Hands {
 
     fn tell_to_reload(&mut self, key: Key, name: &VassalName) -> Option<Event> {
         info!("[emperor] reload the uwsgi instance {name}");
+        self.tell_of(name, None, Kind::Told, "it is told to reload");
         (!self.tell(key, Order::Reload)).then_some(Event::Unread(key, true))
     }
 
@@ -582,6 +620,12 @@ impl Hands {
             error!(
                 "[emperor] vassal {} is not told to reload: its new file is broken, and it goes on with the old one",
                 vassal.name
+            );
+            self.tell_of(
+                &vassal.name,
+                Some(vassal),
+                Kind::Refused,
+                "its new file is broken: it is not told to reload and goes on with the old one",
             );
             events.push(Event::ReloadRefused(key));
         } else if vassal.state == State::Up {

@@ -13,6 +13,7 @@ use super::start::OWN_PROGRAM;
 use super::{Hands, Token, Verdict, judge};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::source::VassalName;
+use crate::emperor::story::Kind;
 use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program};
 use crate::sys::wait::{self, Ending};
@@ -223,6 +224,8 @@ impl Hands {
                 error!(
                     "[emperor] vassal {name} is not told to reload, and goes on with the old file: {line}"
                 );
+                let told = format!("its new file is broken, and it goes on with the old one: {line}");
+                self.tell_of(name, Some(vassal), Kind::Refused, told);
                 Verdict::Broken
             }
         }
@@ -249,6 +252,7 @@ impl Hands {
         };
         if let Some(why) = why {
             error!("[emperor] vassal {} has failed, perhaps for this: {why}", vassal.name);
+            self.tell_of(&vassal.name, Some(vassal), Kind::Warning, format!("perhaps for this: {why}"));
         }
     }
 

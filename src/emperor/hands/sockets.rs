@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::on_demand::{FIRST_FREE_PORT, Owner, remedy};
 use super::{Hands, Token};
 use crate::emperor::court::{Court, Key, Vassal};
+use crate::emperor::story::Kind;
 use crate::vassal::plan::Passing;
 use crate::vassal::socket::{Address, FileRecord, Listener, Restored, SocketFile};
 use crate::vassal::terms::Terms;
@@ -267,6 +268,7 @@ impl Hands {
                 "[emperor] vassal {name} cannot be started: {why}. It is tried again by and by, and at once when \
                  {name} is touched"
             );
+            self.tell_of(name, Some(vassal), Kind::Refused, format!("it cannot be started: {why}"));
         }
     }
 

@@ -19,6 +19,7 @@ use super::notify::RuntimeDir;
 use super::on_demand::OnDemand;
 use super::side::SideHooks;
 use super::sockets::Handed;
+use super::telling::log_length;
 use crate::emperor::cgroup::GroupRules;
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::jail_policy::{JailPolicy, uid_of};
@@ -173,8 +174,10 @@ impl Hands {
         if let Some(waits) = self.sleep(key, court, &terms) {
             return Some(waits);
         }
+        let log_at = log_length(); // before it can write
         let outcome = self.start(key, court, (!terms.is_nothing()).then_some(&terms));
         if let Event::Started(key, pid) = outcome {
+            self.tell_start(key, (pid, log_at), court);
             self.run_start_hooks(key, pid, court);
         }
         Some(outcome)
@@ -214,7 +217,7 @@ impl Hands {
             Some(_) => match asked.of_tenant(vassal.identity.uid, vassal.identity.gid) {
                 Ok(asked) => asked,
                 Err(cause) => {
-                    error!("[emperor] vassal {} cannot be started: {cause}", vassal.name);
+                    self.hinder(key, vassal, cause.to_string());
                     return None;
                 }
             },
@@ -226,7 +229,7 @@ impl Hands {
         match self.launch.policy.of(base_name(vassal), &vassal.identity) {
             Ok(policy) => Some(asked.under(&policy)),
             Err(cause) => {
-                error!("[emperor] vassal {} cannot be started: {cause}", vassal.name);
+                self.hinder(key, vassal, cause.to_string());
                 None
             }
         }
@@ -238,7 +241,7 @@ impl Hands {
             (false, _) => None,
             (true, Some(supply)) => Some(supply.clone()),
             (true, None) => {
-                not_supplied(&vassal.name);
+                self.hinder(key, vassal, NOT_SUPPLIED.into());
                 return Event::NotStarted(key, false);
             }
         };
@@ -248,7 +251,7 @@ impl Hands {
         arguments.extend(self.launch.templates.arguments(self.launch.subject(vassal)));
         let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
         if !is_command && commands.iter().all(|command| command.files.is_empty()) {
-            no_program(&vassal.name, &commands);
+            self.hinder(key, vassal, no_program(&commands));
             return Event::NotStarted(key, false);
         }
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
@@ -267,7 +270,7 @@ impl Hands {
         };
         self.watch_queues(key, vassal, terms);
         if let Err(why) = self.begin_life(key, terms, self.user_of(vassal, terms)) {
-            error!("[emperor] vassal {} cannot be started: {why}", vassal.name);
+            self.hinder(key, vassal, why);
             return Event::NotStarted(key, false);
         }
         let mut share = terms.map_or_else(ResourceTerms::default, |terms| terms.resources.clone());
@@ -275,7 +278,7 @@ impl Hands {
         let entrance = match self.enter_group(key, vassal, court, share) {
             Ok(entrance) => entrance,
             Err(error) => {
-                group::tell(vassal, &error, "cannot be started");
+                self.hinder(key, vassal, group::chain(&error));
                 return Event::NotStarted(key, false);
             }
         };
@@ -301,23 +304,21 @@ impl Hands {
             Err(SpawnError::NoProcess(error)) => {
                 let own = self.is_group_full(key, error.raw_os_error());
                 if own {
-                    error!(
-                        "[emperor] vassal {} cannot be started: its own limits leave no room for it: {error}",
-                        vassal.name
-                    );
+                    self.hinder(key, vassal, format!("its own limits leave no room for it: {error}"));
                 }
                 self.leave_group(key);
                 return Event::NotStarted(key, !own);
             }
             Err(failure) => {
                 self.leave_group(key);
-                report(&vassal.name, &failure, &commands);
+                self.hinder(key, vassal, failed(&failure, &commands));
                 return Event::NotStarted(key, false);
             }
         };
         let reports = (!direct).then(Box::<Reports>::default);
         let pid = child.pid;
         self.failures.remove(&key);
+        self.hindered.remove(&key);
         match self.hold(key, ours, child.pidfd, reports) {
             Ok(()) => {
                 if let (Some(mut pipe), Some(supply)) = (config, supply) {
@@ -493,22 +494,17 @@ fn programs(commands: &[Command]) -> String {
     commands.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn not_supplied(name: &VassalName) {
-    error!(
-        "[emperor] vassal {name} cannot be started: its source has not supplied its configuration since this emperor \
-         began; it is tried again by and by"
-    );
-}
+const NOT_SUPPLIED: &str = "its source has not supplied its configuration since this emperor began; it is tried again by \
+                            and by";
 
-fn no_program(name: &VassalName, commands: &[Command]) {
-    error!(
-        "[emperor] vassal {name} cannot be started: {} is not an executable file, nor found in PATH; install it, or \
-         name another by binary-path or emperor-wrapper",
+fn no_program(commands: &[Command]) -> String {
+    format!(
+        "{} is not an executable file, nor found in PATH; install it, or name another by binary-path or emperor-wrapper",
         programs(commands)
-    );
+    )
 }
 
-fn report(name: &VassalName, failure: &SpawnError, commands: &[Command]) {
+fn failed(failure: &SpawnError, commands: &[Command]) -> String {
     let cause = std::error::Error::source(failure).map(ToString::to_string).unwrap_or_default();
-    error!("[emperor] vassal {name} cannot be started: {failure} {}: {cause}", programs(commands));
+    format!("{failure} {}: {cause}", programs(commands))
 }

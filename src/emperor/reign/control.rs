@@ -10,11 +10,13 @@ use tracing::{error, info, warn};
 
 use super::Reign;
 use crate::emperor::control::{
-    Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Peer, Place, Route, StoppedFile, View,
+    Account, Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Output, Peer, Place, Route,
+    StoppedFile, View,
 };
 use crate::emperor::court::{Event, Key, Wish};
 use crate::emperor::hands::RuntimeDir;
 use crate::emperor::source::VassalName;
+use crate::emperor::story::Kind;
 
 /// What was stopped by hand is written down so soon after: many may be stopped at once.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -166,7 +168,12 @@ impl Reign {
                 "only root, the emperor's own user and members of emperor-control-group may renew it",
             ),
             Route::Vassals => self.with_view(|view| view.vassals(asked.peer)),
-            Route::Vassal(name) | Route::Operate(name, _) => {
+            Route::Events { follow } => {
+                let past = self.hands.story().lines(|owner| asked.peer.may_see(owner));
+                let follower = follow.then(|| self.hands.story().follow());
+                Answer::events(past, follower.map(|follower| (follower, asked.peer)))
+            }
+            Route::Vassal(name) | Route::EventsOf(name) | Route::Why(name) | Route::Operate(name, _) => {
                 let name = VassalName::new(name);
                 let known = self.court.find(&name).filter(|key| {
                     self.court.get(*key).is_some_and(|vassal| asked.peer.may(vassal.identity.uid))
@@ -174,6 +181,12 @@ impl Reign {
                 match (known, &asked.route) {
                     (None, _) => Answer::unknown(&name),
                     (Some(key), Route::Operate(_, wish)) => self.operate(key, &name, *wish),
+                    (Some(key), Route::EventsOf(_)) => self.account(key, &name, asked.peer).events(),
+                    (Some(key), Route::Why(_)) => {
+                        let account = self.account(key, &name, asked.peer);
+                        self.with_view(|view| view.why(key, &account))
+                            .unwrap_or_else(|| Answer::unknown(&name))
+                    }
                     (Some(key), _) => self.show_vassal(key, &name),
                 }
             }
@@ -181,11 +194,28 @@ impl Reign {
         asked.answer(answer);
     }
 
+    /// What there is to tell of a vassal to somebody.
+    fn account(&self, key: Key, name: &VassalName, peer: Peer) -> Account {
+        let mut events = self.hands.story().of(name);
+        // A name may have been somebody else's before.
+        events.retain(|(_, happening)| peer.may_see(happening.owner));
+        let is_well = self.with_view(|view| view.is_well(key));
+        let output = match peer {
+            Peer::Master => Output::of_last_process(&events, is_well),
+            _ => Output::default(), // others write there as well
+        };
+        Account { events, output }
+    }
+
     fn operate(&mut self, key: Key, name: &VassalName, wish: Wish) -> Answer {
         if let Err(reason) = self.court.permits(key, wish) {
             return Answer::problem(StatusCode::CONFLICT, &format!("vassal {name}: {reason}"));
         }
         info!("[emperor] vassal {name}: {} by hand", format!("{wish:?}").to_lowercase());
+        if let Some(vassal) = self.court.get(key) {
+            let told = format!("{} by hand", format!("{wish:?}").to_lowercase());
+            self.hands.story().note(name, vassal.identity.uid, Kind::Operated, told);
+        }
         self.feed(Event::Wanted(key, wish));
         if wish != Wish::Reload && wish != Wish::Clear {
             self.door.write_at.get_or_insert_with(|| Instant::now() + SETTLE);

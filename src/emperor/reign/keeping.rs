@@ -26,7 +26,9 @@ impl Reign {
         } else if let Some(store) = store {
             Store::dissolve_former(store, vassals.iter().map(|inherited| inherited.kept));
         }
-        if let Some(header) = header {
+        if let Some(mut header) = header {
+            let story = header.process.as_mut().map(|process| std::mem::take(&mut process.story));
+            self.hands.story().restore(story.unwrap_or_default());
             self.court.count_zergs_from(header.zergs_ever);
             self.hands.inherit_tree(&header.tree);
             let sources: Vec<_> = header.sources.iter().map(|source| self.source_of(source)).collect();

@@ -352,6 +352,7 @@ impl Reign {
             pid_files: self.renewal.pid_files.clone(),
             store: self.store.as_ref().map(Store::record),
             reloads: self.renewal.reloads.count,
+            story: self.hands.story().records(),
             sockets: self.hands.passed().map(|(name, fd)| (name.to_owned(), fd.as_raw_fd())).collect(),
         };
         State { survivors: survivors.collect(), header: Header { process: Some(process), ..self.header() } }

@@ -12,6 +12,7 @@ use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Record;
 use crate::emperor::edicts::Edicts;
 use crate::emperor::hands::{ConfigRecord, DoorRecord, LifeRecord, SocketRecord};
+use crate::emperor::story::HappeningRecord;
 use crate::vassal::link::Reports;
 use crate::vassal::plan::Text;
 use crate::vassal::socket::FileRecord;
@@ -77,6 +78,9 @@ pub struct ProcessRecord {
     /// The sockets that the service manager has bound, with its names for them.
     #[serde(default)]
     pub sockets: Vec<(String, i32)>,
+    /// What has happened to the vassals.
+    #[serde(default)]
+    pub story: Vec<HappeningRecord>,
 }
 
 /// What there is in the service manager's store, beside the vassals.

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use super::{Hands, Held, Token, judge};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::{SourceId, Supply, VassalName};
+use crate::emperor::story::Kind;
 use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
 use crate::vassal::terms::demand;
 
@@ -242,6 +243,7 @@ impl Hands {
                 "[emperor] vassal {name} gets no on-demand socket: {why}. It is tried again by and by, and at once \
                  when {name} is touched"
             );
+            self.tell_of(name, Some(vassal), Kind::Refused, format!("it gets no on-demand socket: {why}"));
         }
         Event::NotBound(key)
     }

@@ -4,6 +4,7 @@ use tracing::error;
 
 use super::{FIRST_FREE_PORT, Hands, Waiting, detected, remedy};
 use crate::emperor::court::{Court, Event, Key, Vassal};
+use crate::emperor::story::Kind;
 use crate::vassal::socket::Address;
 use crate::vassal::terms::Terms;
 use crate::vassal::terms::demand::OwnSocket;
@@ -110,6 +111,7 @@ impl Hands {
                 "[emperor] vassal {name} cannot wait on demand: {why}. It is tried again by and by, and at once when \
                  {name} is touched"
             );
+            self.tell_of(name, Some(vassal), Kind::Refused, format!("it cannot wait on demand: {why}"));
         }
     }
 }
