@@ -312,3 +312,24 @@ fn root_systemd_takes_uwsgis_ends_for_success_and_starts_what_failed_again() {
     let again = || (systemd.property("NRestarts") != "0").then_some(());
     assert!(poll(PATIENCE, again).is_some(), "{}", systemd.journal());
 }
+
+#[test]
+fn root_systemd_runs_a_program_with_process_ids_of_its_own() {
+    let bed = Bed::new();
+    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let lines = "sandbox = standard\ncommand = sh -c 'systemd-notify --ready; exec sleep 7031'\n";
+    systemd.write(&bed, "/etc/uwsgi/example.ini", &format!("[uwsgi]\n{lines}"));
+    systemd.systemctl(&["start", "uwsgi@example"]);
+    let (keeper, program) = (systemd.property("MainPID"), pid_of(&systemd, 7031));
+    assert_ne!(keeper, program);
+    let inside = systemd.exec(&["grep", "NSpid", &format!("/proc/{program}/status")]);
+    assert_eq!(inside.split_whitespace().count(), 3, "a number outside, and one inside: {inside}");
+    systemd.systemctl(&["stop", "uwsgi@example"]);
+    assert!(!systemd.try_exec(&["pgrep", "-xf", "sleep 7031"]).0);
+    systemd.systemctl(&["start", "uwsgi@example"]);
+    let (keeper, program) = (systemd.property("MainPID"), pid_of(&systemd, 7031));
+    systemd.exec(&["kill", "-KILL", &keeper]);
+    let other = || (pid_of(&systemd, 7031) != program).then_some(());
+    assert!(poll(PATIENCE, other).is_some(), "its namespace ends with it, and it is started again");
+    systemd.systemctl(&["stop", "uwsgi@example"]);
+}

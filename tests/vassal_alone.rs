@@ -36,10 +36,46 @@ fn what_needs_an_emperor_is_named() {
     };
     let (status, line) = said("command = true\nmemory-max = 1G\n");
     assert!(status == Some(0) && line.contains("say MemoryMax="), "{line}");
-    let (status, line) = said("command = true\nprivate-pids = yes\n");
-    assert!(status == Some(1) && line.contains("need an emperor above"), "{line}");
     let (status, line) = said("command = true\ncron = 1 1 1 1 1 true\n");
     assert!(status == Some(1) && line.contains("a.ini:3: cron"), "{line}");
+}
+
+#[test]
+fn root_process_ids_of_its_own_need_no_emperor() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: needs root");
+    }
+    // In its own namespace it is told signals and gives its status as any other.
+    let dir = tempfile::tempdir().expect("a directory");
+    for sandbox in ["private-pids = yes", "sandbox = standard", "sandbox = strict"] {
+        let lines = format!(
+            "[uwsgi]\n{sandbox}\ncommand = sh -c 'trap \"exit 7\" TERM; \
+             echo $$ $LISTEN_PID $LISTEN_FDS $(ls /proc | grep -c ^[0-9]); sleep 100 & wait'\nsocket = a.sock\n"
+        );
+        std::fs::write(dir.path().join("a.ini"), lines).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_emperor"));
+        command.args(["vassal", "--ini", "a.ini"]).current_dir(dir.path());
+        let mut keeper = command.stdout(std::process::Stdio::piped()).spawn().expect("the program");
+        let mut line = String::new();
+        let out = keeper.stdout.take().expect("its output");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("a line");
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [pid, listens, "1", seen] = words[..] else { panic!("{sandbox}: {line}") };
+        assert!(pid == "2" && listens == pid, "{sandbox}: {line}");
+        assert!(seen.parse::<u32>().expect("a number") < 6, "it sees nobody else: {line}");
+        let name = || std::fs::read_to_string(format!("/proc/{}/comm", keeper.id())).expect("its name");
+        let open =
+            || std::fs::read_dir(format!("/proc/{}/fd", keeper.id())).expect("its descriptors").count();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while (name().as_str(), open()) != ("emperor-keeper\n", 0) {
+            assert!(std::time::Instant::now() < deadline, "{}, {} descriptors", name(), open());
+            std::thread::yield_now(); // it goes about its own life beside the program
+        }
+        // Whatever comes before the program can be told waits for it.
+        let pid = nix::unistd::Pid::from_raw(keeper.id().try_into().expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a process that lives");
+        assert_eq!(keeper.wait().expect("its end").code(), Some(7), "{sandbox}");
+    }
 }
 
 #[test]

@@ -20,8 +20,10 @@ use crate::emperor::survival::inherited_sockets;
 use crate::emperor::systemd;
 use crate::sys::fds;
 use crate::vassal::engine;
+use crate::vassal::keeper;
 use crate::vassal::link::PLAN_FD;
 use crate::vassal::passing::Passing;
+use crate::vassal::plan::scene::Bind;
 use crate::vassal::plan::{Exec, LaunchPlan, Text, VassalOrder};
 use crate::vassal::socket::Address;
 use crate::vassal::terms::sockets::{SocketTerms, SystemNames};
@@ -97,6 +99,9 @@ fn launch(terms: &Terms, engine: &Engine, arguments: &[OsString], here: &Path) -
     let begin = || -> io::Result<()> {
         let sealed = plan.seal()?;
         let placed = fds::move_to(sealed, PLAN_FD)?;
+        if plan.needs_pid_namespace() {
+            keeper::leave_behind()?;
+        }
         fds::pass_on(placed.as_raw_fd(), true)?;
         Err(Command::new("/proc/self/exe").arg0("emperor").args(["vassal", "--plan"]).exec())
     };
@@ -165,6 +170,7 @@ fn prepare(
         around: Around {
             directory: Text::from(directory.as_os_str()),
             file: Text::from(file.as_os_str()),
+            needs: needs(terms, engine),
             ..Around::default()
         },
         phases: terms.phases.clone(),
@@ -174,14 +180,16 @@ fn prepare(
         config_pipe: false,
         safe_fds: Vec::new(),
     };
-    let plan = LaunchPlan { alone: true, ..order.plan() };
-    if plan.needs_pid_namespace() {
-        return Err(refused(
-            "process ids of its own (private-pids, sandbox) need an emperor above: have it run by one, set \
-             private-pids = no, or shut it in by its unit as uwsgi-secure@.service does",
-        ));
-    }
-    Ok((plan, kept))
+    Ok((LaunchPlan { alone: true, ..order.plan() }, kept))
+}
+
+/// What must be there in any view: the engine, and where the service manager is told that it is ready.
+fn needs(terms: &Terms, engine: &Engine) -> Vec<Bind> {
+    let engine = Some(engine.program()).filter(|path| terms.program.is_none() && path.is_absolute());
+    let engine = engine.filter(|path| !path.starts_with("/usr")).map(Path::to_owned);
+    let manager = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from).filter(|path| path.is_absolute());
+    let bind = |path: PathBuf| Bind { source: Text::from(path), read_only: true, opened_as: None };
+    engine.into_iter().chain(manager).map(bind).collect()
 }
 
 /// The file that the arguments name, for people.

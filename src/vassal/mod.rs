@@ -5,6 +5,7 @@ pub mod engine;
 pub mod hook;
 mod init;
 mod jail;
+pub mod keeper;
 pub mod launch;
 pub mod link;
 pub mod passing;
