@@ -138,3 +138,19 @@ fn root_a_command_becomes_the_user_of_its_file_and_a_sandbox_takes_its_powers() 
     }
     emperor.stop(&bed);
 }
+
+#[test]
+fn root_a_capability_that_the_policy_does_not_give_is_told_once() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    bed.write("v/a.ini", "[uwsgi]\ncommand = sleep 1000\nuid = 33\ncap = net_admin\nstop-timeout = 1\n");
+    let emperor = Builder::new(&bed, Kind::Ours).opt("vassal-sandbox", "standard").start();
+    emperor.wait_log("vassal a.ini goes without net_admin");
+    bed.write("v/a.ini", "[uwsgi]\ncommand = sleep 1001\nuid = 33\ncap = net_admin\nstop-timeout = 1\n");
+    let twice = poll(PATIENCE, || (emperor.lines("vassal a.ini has been spawned").len() == 2).then_some(()));
+    assert!(twice.is_some(), "{}", bed.report());
+    assert_eq!(emperor.lines("goes without").len(), 1, "{}", emperor.log());
+    emperor.stop(&bed);
+}

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use emperor::vassal::plan::{Exec, Namespaces, Passing, Step, VassalOrder};
+use emperor::vassal::plan::{Exec, Granted, Limit, Limits, Namespaces, Passing, Step, VassalOrder};
+use emperor::vassal::terms::Privileges;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::bed::{Ended, launch_with, order, vassals};
@@ -130,4 +131,19 @@ fn a_number_that_two_want_and_a_socket_that_is_none_are_named() {
         ..order
     });
     assert!(taken.contains("s26 somewhere") && taken.contains("safe-fd wants descriptor 9"), "{taken}");
+}
+
+#[test]
+fn a_limit_that_leaves_no_room_for_the_sockets_is_named_with_the_number_that_would() {
+    let (ended, ..) = run(|order| {
+        let limits = Limits { nofile: Some(Granted::by_root(Limit::of(16))), ..Limits::default() };
+        let privileges = Privileges { limits, ..Privileges::default() };
+        VassalOrder { privileges, sockets: Some(passing(&[20, 21, 22, 23, 24, 25, 26])), ..order }
+    });
+    let failure = ended.reports.last().map(|report| format!("{report:?}")).unwrap_or_default();
+    assert_eq!(ended.status, Some(Step::Descriptors.status().into()), "{failure}");
+    assert!(
+        failure.contains("they take 24 descriptors, and its limit is 16: raise limit-nofile"),
+        "{failure}"
+    );
 }

@@ -54,6 +54,9 @@ pub(super) fn draw(
     };
     let policy = settings.jail_policy.of(place.name.as_bytes(), &identity);
     let terms = asked.under(&*policy.map_err(|error| error.to_string())?);
+    if let Some(why) = terms.contradiction() {
+        return Err(why);
+    }
     let ground = Ground {
         confinement: &settings.confinement,
         environment,

@@ -41,6 +41,7 @@ use crate::sys::fds;
 use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::link::{END_ALL, Failure, Order, Reports, Word};
+use crate::vassal::plan::Capabilities;
 use side::Errand;
 
 pub use adopt::{Belongings, Holdings};
@@ -105,6 +106,8 @@ pub struct Hands {
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
+    /// The capabilities that were wished for in vain, and of which that was said.
+    denied: HashMap<Key, Capabilities>,
     causes: HashMap<Key, Ending>,
     /// What the policy came down to when vassals were started, of those of whom it asks something.
     policies: HashMap<Key, u64>,
@@ -235,6 +238,7 @@ impl Hands {
             hindered: HashMap::new(),
             failures: HashMap::new(),
             causes: HashMap::new(),
+            denied: HashMap::new(),
             policies: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
@@ -304,6 +308,7 @@ impl Hands {
                 self.hindered.remove(&key);
                 self.limits_met.remove(&key);
                 self.causes.remove(&key);
+                self.denied.remove(&key);
                 self.policies.remove(&key);
                 self.sides.overtake(key);
                 self.forget_whereabouts(key);

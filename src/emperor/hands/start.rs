@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Hands;
 use super::agree::{Agreement, base_name};
@@ -213,6 +213,7 @@ impl Hands {
     /// What a vassal asks for, and what the policy imposes on it.
     pub(super) fn imposed(&mut self, key: Key, court: &Court, asked: Terms) -> Option<Terms> {
         let vassal = court.get(key)?;
+        let wished = asked.privileges.clone();
         let asked = match self.launch.confinement.tyrant {
             Some(_) => match asked.of_tenant(vassal.identity.uid, vassal.identity.gid) {
                 Ok(asked) => asked,
@@ -223,11 +224,23 @@ impl Hands {
             },
             None => asked,
         };
-        if self.launch.policy.is_none() {
-            return Some(asked);
-        }
-        match self.launch.policy.of(base_name(vassal), &vassal.identity) {
-            Ok(policy) => Some(asked.under(&policy)),
+        let imposed = if self.launch.policy.is_none() {
+            Ok(asked)
+        } else {
+            let policy = self.launch.policy.of(base_name(vassal), &vassal.identity);
+            policy.map(|policy| asked.under(&policy)).map_err(|error| error.to_string())
+        };
+        match imposed.and_then(|terms| terms.contradiction().map_or(Ok(terms), Err)) {
+            Ok(terms) => {
+                let denied = wished.denied(&terms.privileges);
+                if denied != Capabilities::default() && self.denied.insert(key, denied) != Some(denied) {
+                    let name = &vassal.name;
+                    warn!(
+                        "[emperor] vassal {name} goes without {denied}: a tenant's file cannot grant it, nor one against its policy"
+                    );
+                }
+                Some(terms)
+            }
             Err(cause) => {
                 self.hinder(key, vassal, cause.to_string());
                 None

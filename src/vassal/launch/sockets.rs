@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Launcher;
+use crate::sys::process::DescriptorLimit;
 use crate::sys::{alone, fds};
 use crate::vassal::link::{CONFIG_FD_VARIABLE, FD_VARIABLE, Failure};
 use crate::vassal::passing::{FIRST_SOCKET, Passing};
@@ -71,6 +72,15 @@ impl Launcher {
         let first_free = first_free.fold(FIRST_SOCKET, |number, ()| number + 1);
         // Out of the way first: a number may be wanted that one of them has.
         let above = first_free + 2;
+        let needed = u64::try_from(2 * above).unwrap_or(u64::MAX);
+        if let Ok(DescriptorLimit { soft, .. }) = DescriptorLimit::get()
+            && soft < needed
+        {
+            let why = format!(
+                "they take {needed} descriptors, and its limit is {soft}: raise limit-nofile or max-fd"
+            );
+            return Err(failed("sockets", io::Error::other(why)));
+        }
         let mut sockets = Vec::new();
         for (number, name) in passing.numbers.iter().zip(passing.described()) {
             let moved = fds::adopt(*number).and_then(|socket| fds::move_above(socket, above));

@@ -91,6 +91,15 @@ impl Probe {
         Ok(Self::Http { address, host, path: path.to_owned() })
     }
 
+    /// Where it asks, if not by a command.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Accepts(address) | Self::Http { address, .. } => Some(address),
+            Self::Exec(_) => None,
+        }
+    }
+
     /// Asks once; why not is text for a person.
     fn ask(&self, asker: &mut Asker) -> Result<(), String> {
         match self {

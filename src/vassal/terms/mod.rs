@@ -21,8 +21,12 @@ pub mod zerg;
 
 use serde::{Deserialize, Serialize};
 
+use std::path::Path;
+
 use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::plan::Text;
+use crate::vassal::probe::Probe;
+use crate::vassal::socket::Address;
 use cgroup::{NamedGroups, ResourceTerms};
 use demand::DemandTerms;
 pub use identity::Identity;
@@ -166,6 +170,29 @@ impl Terms {
         let resources = self.resources.joined(&policy.resources);
         let view = self.view.joined(&policy.view);
         Self { level: self.level.max(policy.level), privileges, resources, view, ..self }
+    }
+
+    /// What cannot be had together, for a person: who asks whether it is ready is not in its private network, and
+    /// reaches only sockets that it is given.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let Some(ReadyBy::Probe(check)) = self.life.ready.as_ref().filter(|_| self.view.private_network)
+        else {
+            return None;
+        };
+        let probe = Probe::parse(check, Path::new("/")).ok()?;
+        let asked = probe.address().filter(|address| !matches!(address, Address::Path(_)))?;
+        let is_it = |own: &Address| match (own, asked) {
+            (Address::Tcp(own), Address::Tcp(asked)) => own.port() == asked.port(),
+            (own, asked) => own == asked,
+        };
+        let given = self.sockets.own().iter().any(|socket| is_it(&socket.address));
+        (!given && self.demand == DemandTerms::default()).then(|| {
+            format!(
+                "ready-check = {check}: nobody outside of its private network can reach that: name one of the sockets of \
+                 this file, or say `notify` or `exec:COMMAND`"
+            )
+        })
     }
 
     /// Whether the file asks for nothing, and its vassal is started as uWSGI's Emperor would.
@@ -345,6 +372,29 @@ pub(super) mod tests {
         let words: Vec<_> =
             arguments.iter().chain(&["--ini", "a.ini"]).map(std::ffi::OsString::from).collect();
         Loader::new(&world, Limits::default()).load(&words, &[], Mode::Vassal).unwrap()
+    }
+
+    #[test]
+    fn a_question_that_cannot_reach_a_private_network_is_refused_by_name() {
+        let says = |lines: &str| {
+            let lines = format!("command = a\nsocket = 127.0.0.1:8080\n{lines}");
+            Terms::read(&config(&lines)).unwrap().contradiction()
+        };
+        for lines in [
+            "ready-check = tcp:127.0.0.1:9000",
+            "private-network = yes\nready-check = tcp",
+            "private-network = yes\nready-check = http://127.0.0.1:8080/ready",
+            "private-network = yes\nready-check = http-unix:/run/a:/ready",
+            "private-network = yes\nready-check = exec:true",
+            "private-network = yes\nready-check = notify",
+        ] {
+            assert_eq!(says(lines), None, "{lines}");
+        }
+        let why = says("sandbox = strict\nready-check = tcp:127.0.0.1:9000").unwrap();
+        assert!(
+            why.starts_with("ready-check = tcp:127.0.0.1:9000: nobody outside of its private network"),
+            "{why}"
+        );
     }
 
     #[test]

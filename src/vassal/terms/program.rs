@@ -48,7 +48,20 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["spooler", "spooler-external", "mule", "mules", "farm"], "only uWSGI itself has it"),
     (&["daemonize", "daemonize2"], "the program must stay where it was started; `logto` names its log"),
     (&["emperor"], "an emperor below this one runs `command = emperor --ini FILE`"),
-    (&["privileged-binary-patch", "unprivileged-binary-patch"], "`command` says already what is run"),
+    (
+        &[
+            "privileged-binary-patch",
+            "privileged-binary-patch-arg",
+            "unprivileged-binary-patch",
+            "unprivileged-binary-patch-arg",
+        ],
+        "`command` says already what is run",
+    ),
+    (
+        &["wait-for-fs", "wait-for-mountpoint", "wait-for-interface", "wait-for-socket"],
+        "a command vassal waits for nothing: wait in `exec-asap = COMMAND`, or have the emperor's unit wait \
+         (RequiresMountsFor=, After=)",
+    ),
 ];
 
 /// What is read for a command vassal, besides sockets, hooks and our own options.
@@ -213,6 +226,16 @@ mod tests {
     fn what_a_command_cannot_have_is_refused_by_name_and_the_rest_is_told() {
         let refused = read("command = a\ncron = -1 -1 -1 -1 -1 /bin/true\n").unwrap_err();
         assert!(refused.contains(":3: cron: a command vassal has no clock"), "{refused}");
+        for wait in
+            ["wait-for-fs = /x", "wait-for-dir = /x", "wait-for-interface = eth0", "wait-for-socket = :1"]
+        {
+            let refused = read(&format!("command = a\n{wait}\n")).unwrap_err();
+            let name = wait.split_once(' ').unwrap().0;
+            assert!(
+                refused.contains(&format!(":3: {name}: a command vassal waits for nothing")),
+                "{refused}"
+            );
+        }
         let lines = "command = a\nprocesses = 2\nchdir = /\nhttp-socket = :80\nhook-as-user = print:x\n";
         let told = Program::left_out(Asked(&config(lines)));
         assert_eq!(told.len(), 1, "{told:?}");
