@@ -120,6 +120,27 @@ fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
         assert!(poll(PATIENCE, other).is_some(), "{}", systemd.journal());
     }
 
+    // A package upgrade puts another file in the program's place; it is taken, and vassals go on.
+    let before = [7001, 7002, 7003].map(|seconds| pid_of(&systemd, seconds));
+    let program = || systemd.exec(&["readlink", &format!("/proc/{}/exe", systemd.property("MainPID"))]);
+    systemd.exec(&[
+        "sh",
+        "-c",
+        "cp /usr/bin/emperor /usr/bin/.next && mv -f /usr/bin/.next /usr/bin/emperor",
+    ]);
+    assert!(program().ends_with("(deleted)"), "{}", program());
+    systemd.systemctl(&["reload", EMPEROR]);
+    assert_eq!(program(), "/usr/bin/emperor");
+    // One that is gone cannot be: what runs goes on.
+    systemd.exec(&["mv", "/usr/bin/emperor", "/usr/bin/away"]);
+    assert!(!systemd.try_exec(&["systemctl", "reload", EMPEROR]).0);
+    systemd.systemctl(&["kill", "--kill-who=main", "-s", "USR2", EMPEROR]);
+    systemd.until_told("/usr/bin/emperor cannot be started");
+    assert_eq!(systemd.property("ActiveState"), "active");
+    systemd.exec(&["mv", "/usr/bin/away", "/usr/bin/emperor"]);
+    systemd.systemctl(&["reload", EMPEROR]);
+    assert_eq!([7001, 7002, 7003].map(|seconds| pid_of(&systemd, seconds)), before);
+
     let begun = Instant::now();
     systemd.systemctl(&["stop", EMPEROR]);
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
