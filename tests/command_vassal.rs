@@ -154,27 +154,3 @@ fn root_a_capability_that_the_policy_does_not_give_is_told_once() {
     assert_eq!(emperor.lines("goes without").len(), 1, "{}", emperor.log());
     emperor.stop(&bed);
 }
-
-#[test]
-fn root_a_sandbox_that_the_emperor_has_no_right_to_make_is_refused_with_the_remedy_and_stops_nobody_else() {
-    if !root() || support::tools::on_path("setpriv").is_none() {
-        return;
-    }
-    let bed = Bed::new();
-    fs::set_permissions(bed.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("permissions");
-    bed.write("v/a.ini", "[uwsgi]\ncommand = sleep 1000\nuid = 34\ngid = 34\nsandbox = standard\n");
-    bed.write("v/b.ini", "[uwsgi]\ncommand = sleep 1000\nprivate-network = yes\n");
-    let caps = "+setuid,+setgid,+kill";
-    let words =
-        ["setpriv", "--reuid=33", "--regid=33", "--clear-groups", "--inh-caps", caps, "--ambient-caps", caps];
-    let emperor = words.iter().fold(Builder::new(&bed, Kind::Ours), |e, word| e.before(word)).start();
-    emperor.wait_log("vassal a.ini cannot be started: cannot be the first process of its pid namespace: clone: the emperor has no CAP_SYS_ADMIN");
-    emperor.wait_log(
-        "vassal b.ini cannot be started: cannot enter its namespaces: net: the emperor has no CAP_SYS_ADMIN",
-    );
-    bed.write("v/c.ini", "[uwsgi]\ncommand = sleep 1000\nuid = 34\ngid = 34\n");
-    emperor.wait_log("vassal c.ini has been spawned");
-    assert!(emperor.lines("cannot make another process").is_empty(), "{}", emperor.log());
-    emperor.stop(&bed);
-}

@@ -269,6 +269,7 @@ fn govern(config: &Config, origin: Origin, heritage: Heritage) -> Result<u8, Fai
         spawner,
         stats: settings.stats,
         stats_full: settings.stats_full,
+        stats_posts: settings.stats_posts,
         control: settings.control.within(&here),
         itself,
         first_process: std::process::id() == 1,

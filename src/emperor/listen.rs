@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::vassal::socket::{SocketFile, clear_the_way};
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -22,13 +22,15 @@ use tokio::time::timeout;
 const CLIENTS: u32 = 64;
 /// A client's share of memory, bytes.
 const SHARE: usize = 1 << 20;
+/// What is written in one go: microseconds of the loop's thread.
+const PIECE: usize = 64 << 10;
 /// Who reads slower than so many bytes a second, all in all, loses the rest.
 const SLOWEST: usize = 256 << 10;
 
 /// How a server is to be set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which option says so.
+    /// The option that says so.
     pub option: &'static str,
     /// `HOST:PORT`, `:PORT`, `[V6]:PORT`, `@abstract`, or the path of a unix socket.
     pub address: String,
@@ -66,11 +68,19 @@ pub fn remedy(address: &str, error: &io::Error) -> &'static str {
     }
 }
 
+impl ListenError {
+    /// There is something else that is lacking.
+    #[must_use]
+    pub fn new(options: &Options, source: io::Error) -> Self {
+        Self { option: options.option, address: options.address.clone(), source }
+    }
+}
+
 /// Listening sockets that hand one document to each client. A unix socket's file goes with it.
 #[derive(Debug)]
 pub struct Server {
     sockets: Vec<Socket>,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     clients: Arc<Semaphore>,
     /// Of the last document.
     length: Arc<AtomicUsize>,
@@ -92,16 +102,21 @@ impl Server {
     /// # Errors
     /// [`ListenError`]: the address is none, is in use, or may not be bound.
     pub fn bind(options: Options) -> Result<Self, ListenError> {
-        let Options { option, ref address, .. } = options;
-        let failed = |source| ListenError { option, address: address.clone(), source };
+        let (option, address) = (options.option, options.address.clone());
+        let failed = |source| ListenError { option, address, source };
         let (sockets, file) = bind(&options).map_err(failed)?;
         Ok(Self {
             sockets,
-            _file: file,
+            file,
             clients: Arc::new(Semaphore::new(CLIENTS as usize)),
             length: Arc::default(),
             options,
         })
+    }
+
+    /// The file of its socket, which goes with this value from now on.
+    pub fn take_file(&mut self) -> Option<SocketFile> {
+        self.file.take()
     }
 
     /// Notes how long a document is, for the next clients.
@@ -191,6 +206,12 @@ const HTTP_HEADER: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Cont
     Content-Type: application/json\r\n\r\n";
 
 impl Visitor {
+    /// One that was accepted elsewhere, and gets its document without asking.
+    #[must_use]
+    pub fn new(stream: UnixStream, patience: Duration, seat: OwnedSemaphorePermit) -> Self {
+        Self { stream: Box::new(stream), http: false, patience, length: Arc::default(), _permit: seat }
+    }
+
     /// Sends the document and closes. A client that is too slow loses the rest of it.
     pub async fn serve(mut self, document: Vec<u8>) {
         let seconds = u64::try_from(document.len() / SLOWEST).unwrap_or(u64::MAX);
@@ -247,10 +268,12 @@ impl Visitor {
     async fn hand_over(&mut self, document: &[u8]) {
         let mut rest = document;
         while !rest.is_empty() {
-            match timeout(self.patience, self.stream.write(rest)).await {
+            let piece = &rest[..rest.len().min(PIECE)];
+            match timeout(self.patience, self.stream.write(piece)).await {
                 Ok(Ok(written @ 1..)) => rest = &rest[written..],
                 _ => return,
             }
+            tokio::task::yield_now().await; // a network's buffers take megabytes: others come first
         }
         // The document is out; whether the goodbye arrives is the client's concern.
         let _ = timeout(self.patience, self.stream.shutdown()).await;
@@ -310,9 +333,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn options(address: String) -> Options {
-        let option = "emperor-stats";
         Options {
-            option,
+            option: "emperor-stats",
             address,
             backlog: 10,
             mode: Some(0o600),

@@ -25,6 +25,7 @@ use tracing::{error, info};
 use super::control::{self as door, Asked};
 use super::court::{Action, Court, Event, Key, Now, Policy, State, Then};
 use super::edicts::Edicts;
+use super::forward::{PostError, PostOptions};
 use super::hands::telling::changes;
 use super::hands::{Hands, Launch, OfferError, Place};
 use super::jail_policy::PolicyWatch;
@@ -45,7 +46,7 @@ use crate::sys::fds::Readable;
 use crate::sys::spawn::Spawner;
 use crate::vassal::plan::Text;
 use control::Door;
-use forward::{Arrived, Forwarding};
+use forward::Forwarding;
 pub use realm::Governed;
 use realm::Realm;
 use renewal::Renewal;
@@ -69,6 +70,8 @@ pub struct Accession {
     pub stats: Option<Options>,
     /// Where they are served with those of the vassals.
     pub stats_full: Option<Options>,
+    /// Where each vassal's own are.
+    pub stats_posts: Option<PostOptions>,
     /// Where the emperor is operated.
     pub control: door::Options,
     /// What the stats say of the emperor.
@@ -104,6 +107,9 @@ pub enum ReignError {
     /// The stats cannot be served.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The stats of each vassal cannot be served.
+    #[error(transparent)]
+    Posts(#[from] PostError),
     /// What is to be offered to others cannot be.
     #[error(transparent)]
     Offer(#[from] OfferError),
@@ -149,6 +155,9 @@ struct Reign {
 /// Signals to end that come so close together are one.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
+/// How many tasks beside the loop, which serve clients, may have a turn before the loop has its own again.
+const TASKS_BETWEEN: u32 = 8;
+
 /// How long vassals' control groups are looked at for one document. Those that this does not suffice for are the next
 /// one's first, and stand there as they were seen last.
 const MEASURING: Duration = Duration::from_millis(2);
@@ -168,7 +177,6 @@ enum Woken {
     Source,
     Visitor(Visitor),
     Asked(Asked),
-    Forward(Arrived),
     Time,
 }
 
@@ -182,6 +190,7 @@ pub fn reign(
     begun: impl FnOnce(&Path) -> Result<Vec<PidFileRecord>, ProcessError>,
 ) -> Result<(), ReignError> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.event_interval(TASKS_BETWEEN);
     // A host's name may have to be looked up, in a thread beside this one: that must not take signals, which are held
     // back here while another program takes our place.
     runtime.max_blocking_threads(1).thread_keep_alive(Duration::from_secs(1)).on_thread_start(|| {
@@ -252,7 +261,7 @@ impl Reign {
         };
         let door = Door::open(&accession.control, hands.runtime_dir(), is_own)?;
         let watchdog = Manager::watchdog();
-        let forwarding = Forwarding::open(accession.stats_full, is_own)?;
+        let forwarding = Forwarding::open(accession.stats_full, accession.stats_posts, is_own)?;
         let mut reign = Self {
             court: Court::new(policy),
             hands,
@@ -340,7 +349,7 @@ impl Reign {
                 () = changed(policy_watch.as_ref()) => Woken::Policy,
                 visitor = accept(server.as_ref()) => Woken::Visitor(visitor),
                 asked = door.next() => Woken::Asked(asked),
-                arrived = forwarding.next() => Woken::Forward(arrived),
+                asked = forwarding.next() => Woken::Asked(asked),
                 () = until(timeout) => Woken::Time,
                 () = ready(()), if busy => Woken::Vassal,
             };
@@ -353,7 +362,6 @@ impl Reign {
                 Woken::Source => self.look(),
                 Woken::Visitor(visitor) => self.show(visitor),
                 Woken::Asked(asked) => self.answer(asked),
-                Woken::Forward(arrived) => self.forward(arrived),
             }
             self.pass_time();
         }
@@ -482,6 +490,7 @@ impl Reign {
         }
         self.keep_stopped(false);
         self.go_on_gathering();
+        self.tend_posts();
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -15,6 +15,7 @@ use tracing::{Level, warn};
 
 use super::control;
 use super::court::Policy;
+use super::forward::PostOptions;
 use super::hands::command::{Engine, Templates};
 use super::hands::{Confinement, Demand, OnDemand, SideHooks, TyrantRules};
 use super::jail_policy::{JailPolicy, PolicyError};
@@ -63,6 +64,8 @@ pub struct Settings {
     pub stats: Option<listen::Options>,
     /// Where they are served with those of the vassals (`emperor-stats-full`).
     pub stats_full: Option<listen::Options>,
+    /// Where each vassal's own are (`emperor-stats-directory`).
+    pub stats_posts: Option<PostOptions>,
     /// Where the emperor is operated.
     pub control: control::Options,
     /// `stats-minified`.
@@ -153,6 +156,7 @@ impl Settings {
             binary_path: read.path("binary-path"),
             stats: read.stats("emperor-stats"),
             stats_full: read.stats("emperor-stats-full"),
+            stats_posts: read.posts(),
             control: read.control()?,
             stats_minified: config.flag("stats-minified"),
             process: read.process()?,
@@ -368,6 +372,14 @@ impl Reader<'_> {
             group: group.transpose()?,
             tyrant: self.0.flag("emperor-tyrant"),
             http: self.0.string("emperor-http").map(|got| String::from_utf8_lossy(got.value).into_owned()),
+        })
+    }
+
+    fn posts(&self) -> Option<PostOptions> {
+        Some(PostOptions {
+            directory: self.path("emperor-stats-directory")?.into(),
+            mode: self.0.mode3("chmod-socket").map(|got| got.value),
+            patience: self.seconds("socket-timeout", 4),
         })
     }
 

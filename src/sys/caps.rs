@@ -103,21 +103,6 @@ pub fn permitted() -> io::Result<u64> {
     Ok(set.into_iter().map(|capability| capability.bitmask()).sum())
 }
 
-/// CAP_SYS_ADMIN.
-const SYS_ADMIN: u64 = 1 << 21;
-
-/// Why the kernel does not let us make namespaces: where it is for want of CAP_SYS_ADMIN, with the remedy.
-#[must_use]
-pub fn explained(error: io::Error) -> io::Error {
-    if error.raw_os_error() != Some(libc::EPERM) || permitted().is_ok_and(|set| set & SYS_ADMIN != 0) {
-        return error;
-    }
-    io::Error::other(
-        "the emperor has no CAP_SYS_ADMIN (EPERM): run it as root, or in a unit with AmbientCapabilities=CAP_SYS_ADMIN; without \
-         it there are no-new-privileges, system-call-filter, landlock and limits",
-    )
-}
-
 /// What a change of user leaves alone: `PR_SET_KEEPCAPS`. Ends with the next exec.
 ///
 /// # Errors

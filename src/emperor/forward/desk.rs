@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -119,14 +119,21 @@ fn begin(jobs: mpsc::UnboundedReceiver<Job>) -> std::io::Result<()> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_io().enable_time().max_blocking_threads(HELPERS).thread_keep_alive(FRESH);
     let runtime = builder.build()?;
-    // Signals are the loop's. A thread begins with the mask of the one that makes it.
-    let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
-    let work = move || {
+    apart("stats", move || {
         runtime.block_on(attend(jobs));
         // One that hangs on a file of a tenant's is not waited for.
         runtime.shutdown_background();
-    };
-    let begun = std::thread::Builder::new().name("stats".into()).spawn(work);
+    })
+}
+
+/// Does this in a thread of its own, which takes no signals: those are the loop's.
+///
+/// # Errors
+/// There can be no more threads.
+pub fn apart(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    // A thread begins with the mask of the one that makes it.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let begun = std::thread::Builder::new().name(name.into()).spawn(work);
     before.thread_set_mask()?;
     begun.map(drop)
 }

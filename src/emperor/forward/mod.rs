@@ -9,10 +9,12 @@ mod desk;
 pub mod document;
 mod look;
 mod paper;
+mod posts;
 mod reach;
 mod row;
 pub mod wish;
 
-pub use desk::{Desk, Job, Question, Subject, Whereabouts};
+pub use desk::{Desk, Job, Question, Subject, Whereabouts, apart};
 pub use paper::Paper;
+pub use posts::{PostError, PostOptions, Posts};
 pub use row::{Document, Figures, Processes, Row};

@@ -28,7 +28,7 @@ use crate::sys::caps;
 use crate::sys::spawn::{CStrings, Candidate, Child, Groups, Program, SpawnError};
 use crate::vassal::hook::Hook;
 use crate::vassal::link::{Failure, LaunchReport, Reports};
-use crate::vassal::plan::{Capabilities, LaunchPlan, Namespaces, Step, Text, Tyrant, Who};
+use crate::vassal::plan::{Capabilities, LaunchPlan, Namespaces, Text, Tyrant, Who};
 use crate::vassal::terms::Terms;
 use crate::vassal::terms::cgroup::ResourceTerms;
 use crate::vassal::terms::sockets::SocketTerms;
@@ -298,7 +298,7 @@ impl Hands {
         let direct = self.launch.confinement.is_none()
             && terms.is_none_or(Terms::ask_for_a_share_only)
             && !self.lacks_group(key);
-        let (mut environment, mut isolated) = (Vec::new(), false);
+        let mut environment = Vec::new();
         let child = if direct {
             self.start_directly(vassal, &commands, ends, entrance.groups())
         } else {
@@ -309,20 +309,11 @@ impl Hands {
             });
             let plan = plan.map_err(SpawnError::Prepare);
             self.is_reaped(key, plan.as_ref().is_ok_and(LaunchPlan::leaves_reaper));
-            isolated = plan.as_ref().is_ok_and(LaunchPlan::needs_pid_namespace);
             plan.and_then(|plan| self.start_launcher(vassal, &plan, &handed, ends, entrance.groups()))
         };
         drop((theirs, their_config, entrance));
         let child = match child {
             Ok(child) => child,
-            Err(SpawnError::NoProcess(error)) if isolated && is_refused(&error) => {
-                // A process without a pid namespace can be made: nobody else has to wait.
-                let failure = Failure::new(Step::PidNamespace, &"clone", &caps::explained(error));
-                error!("[emperor] vassal {} cannot be started: {failure}", vassal.name);
-                self.failures.insert(key, Box::new(failure));
-                self.leave_group(key);
-                return Event::NotStarted(key, false);
-            }
             Err(SpawnError::NoProcess(error)) => {
                 let own = self.is_group_full(key, error.raw_os_error());
                 if own {
@@ -501,15 +492,6 @@ pub(super) fn log_failures(reports: Vec<LaunchReport>, name: Option<&VassalName>
         error!("[emperor] vassal {name} cannot be started: {failure}");
     }
     Some(failure)
-}
-
-/// Whether it is the namespace that is refused: no right to make one, no more of them, none in this kernel. Source:
-/// clone(2).
-fn is_refused(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(nix::libc::EPERM | nix::libc::ENOSPC | nix::libc::EUSERS | nix::libc::EINVAL)
-    )
 }
 
 fn prepare(command: &Command) -> Vec<(CString, CStrings)> {

@@ -7,13 +7,14 @@ use hyper::StatusCode;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::Reign;
+use super::{Reign, ReignError};
 use crate::emperor::control::{Answer, Asked, Peer, Route};
 use crate::emperor::court::Key;
-use crate::emperor::forward::{Desk, Job, Paper, Whereabouts};
+use crate::emperor::forward::{Desk, Job, Paper, PostOptions, Posts, Whereabouts, apart};
 use crate::emperor::listen::{ListenError, Options, Server, Visitor};
 use crate::emperor::source::VassalName;
 use crate::emperor::stats::{self, Itself};
+use crate::vassal::socket::SocketFile;
 
 /// How long a question waits for those who look for stats servers. It takes them milliseconds each, once.
 const SEEKING: Duration = Duration::from_secs(1);
@@ -24,68 +25,117 @@ const WAITING: usize = 64;
 #[derive(Debug)]
 pub(super) struct Forwarding {
     desk: Desk,
-    server: Option<Server>,
+    /// The file of the socket that `emperor-stats-full` names; it goes with this value.
+    _file: Option<SocketFile>,
     sender: mpsc::Sender<Asked>,
     asked: mpsc::Receiver<Asked>,
+    posts: Option<Posts>,
+    /// Vassals that may have come, gone or changed their owner; none of them while that may be any.
+    changed: Option<Vec<Key>>,
     /// Questions that wait until it is known where stats servers are, and how long they do.
     parked: Vec<(Instant, Asked)>,
 }
 
-/// What comes of it in the loop.
-pub(super) enum Arrived {
-    Visitor(Visitor),
-    Asked(Asked),
-}
-
 impl Forwarding {
-    /// Listens where `emperor-stats-full` says. `goes_on` if vassals are governed already: then no trouble is a reason
-    /// to end.
+    /// Listens where `emperor-stats-full` says, and makes ready for `emperor-stats-directory`. `goes_on` if vassals are
+    /// governed already: then no trouble is a reason to end.
     ///
     /// # Errors
-    /// [`ListenError`].
-    pub(super) fn open(options: Option<Options>, goes_on: bool) -> Result<Self, ListenError> {
-        let server = match options.map(Server::bind).transpose() {
-            Err(error) if goes_on => {
-                error!("[emperor] {error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
-                None
-            }
-            server => server?,
-        };
-        if let Some(server) = &server {
-            info!("[emperor] stats of all vassals: {}", server.address());
-        }
+    /// It cannot listen there.
+    pub(super) fn open(
+        options: Option<Options>,
+        posts: Option<PostOptions>,
+        goes_on: bool,
+    ) -> Result<Self, ReignError> {
         let (sender, asked) = mpsc::channel(WAITING);
-        Ok(Self { desk: Desk::default(), server, sender, asked, parked: Vec::new() })
+        let served = options.map(|options| serve_apart(options, sender.clone()));
+        let file = suffered(served.transpose(), goes_on)?.flatten();
+        let posts = suffered(posts.map(Posts::open).transpose(), goes_on)?;
+        Ok(Self {
+            desk: Desk::default(),
+            _file: file,
+            sender,
+            asked,
+            posts,
+            changed: None,
+            parked: Vec::new(),
+        })
     }
 
-    /// What comes next; never without a server. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Arrived {
-        let Some(server) = &self.server else { return std::future::pending().await };
-        tokio::select! {
-            visitor = server.accept() => Arrived::Visitor(visitor),
-            Some(asked) = self.asked.recv() => Arrived::Asked(asked),
+    /// Something happens to a vassal.
+    pub(super) fn touch(&mut self, key: Option<Key>) {
+        if let (Some(_), Some(changed)) = (&self.posts, &mut self.changed)
+            && changed.last().copied() != key
+        {
+            changed.extend(key);
+        }
+    }
+
+    /// The next question; never without anybody who could ask. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Asked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            None => std::future::pending().await, // the other end is here, too
         }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.parked.iter().map(|(until, _)| *until).min()
     }
+}
 
-    /// What a client wants is learnt beside the loop.
-    fn receive(&self, visitor: Visitor) {
-        let sender = self.sender.clone();
-        tokio::spawn(visitor.converse(move |path: String| async move {
-            let answer = match Route::of_stats(&path) {
-                Ok(route) => ask(sender, route).await,
-                Err(refusal) => refusal,
-            };
-            (answer.status(), answer.into_document())
-        }));
+/// Serves `emperor-stats-full` in a thread of its own: documents are long, and whoever writes one to many has no time
+/// for vassals. Gives the file of the socket.
+fn serve_apart(options: Options, sender: mpsc::Sender<Asked>) -> Result<Option<SocketFile>, ListenError> {
+    let failed = {
+        let options = options.clone();
+        move |error| ListenError::new(&options, error)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(&failed)?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let serve = async move {
+        let mut server = match Server::bind(options) {
+            Ok(server) => server,
+            Err(error) => return tell.send(Err(error)).unwrap_or(()),
+        };
+        info!("[emperor] stats of all vassals: {}", server.address());
+        // Nobody has gone: it is awaited.
+        let _ = tell.send(Ok(server.take_file()));
+        loop {
+            let visitor = server.accept().await;
+            tokio::spawn(receive(visitor, sender.clone()));
+        }
+    };
+    apart("stats-clients", move || runtime.block_on(serve)).map_err(&failed)?;
+    told.recv().unwrap_or_else(|_| Err(failed(std::io::ErrorKind::BrokenPipe.into())))
+}
+
+/// One client, to its end.
+async fn receive(visitor: Visitor, sender: mpsc::Sender<Asked>) {
+    let answer = move |path: String| async move {
+        let answer = match Route::of_stats(&path) {
+            Ok(route) => ask(sender, Peer::Master, route).await,
+            Err(refusal) => refusal,
+        };
+        (answer.status(), answer.into_document())
+    };
+    visitor.converse(answer).await;
+}
+
+/// Where vassals are governed already, seen or not, no trouble is a reason to end.
+fn suffered<T, E: Error>(opened: Result<Option<T>, E>, goes_on: bool) -> Result<Option<T>, E> {
+    match opened {
+        Err(error) if goes_on => {
+            error!("[emperor] {error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+            Ok(None)
+        }
+        opened => opened,
     }
 }
 
-async fn ask(sender: mpsc::Sender<Asked>, route: Route) -> Answer {
-    let (asked, answer) = Asked::new(Peer::Master, route);
+async fn ask(sender: mpsc::Sender<Asked>, peer: Peer, route: Route) -> Answer {
+    let (asked, answer) = Asked::new(peer, route);
     let answered = async {
         sender.send(asked).await.ok()?;
         answer.await.ok()
@@ -96,13 +146,6 @@ async fn ask(sender: mpsc::Sender<Asked>, route: Route) -> Answer {
 }
 
 impl Reign {
-    pub(super) fn forward(&mut self, arrived: Arrived) {
-        match arrived {
-            Arrived::Visitor(visitor) => self.forwarding.receive(visitor),
-            Arrived::Asked(asked) => self.answer(asked),
-        }
-    }
-
     /// A question for stats. It goes on as soon as it is known where stats servers are, or may wait no longer.
     pub(super) fn gather(&mut self, asked: Asked) {
         let until = Instant::now() + SEEKING;
@@ -122,6 +165,34 @@ impl Reign {
             } else {
                 self.forwarding.parked.push((until, asked));
             }
+        }
+    }
+
+    /// Each vassal has its socket in the directory, where there is one.
+    pub(super) fn tend_posts(&mut self) {
+        let Forwarding { posts: Some(posts), changed, sender, .. } = &mut self.forwarding else { return };
+        let keys = match changed.replace(Vec::new()) {
+            Some(keys) => keys,
+            None => self.court.vassals().map(|(key, _)| key).collect(),
+        };
+        for key in keys {
+            let Some(vassal) = self.court.get(key) else {
+                posts.remove(key.to_bits());
+                continue;
+            };
+            let owner = self.itself.tyrant.then_some((vassal.identity.uid, vassal.identity.gid));
+            // Another's may have the name by the time that it is asked.
+            let peer = owner.map_or(Peer::Master, |(uid, _)| Peer::Tenant(uid));
+            let (sender, name) = (sender.clone(), vassal.name.as_bytes().to_vec());
+            posts.put(key.to_bits(), vassal.name.as_bytes(), owner, move |visitor| {
+                let (sender, route) = (sender.clone(), Route::Document(name.clone()));
+                visitor.converse(move |_| async move {
+                    let answer = ask(sender, peer, route).await;
+                    // Who reads there reads documents: one that is none says nothing.
+                    let fine = answer.status() == StatusCode::OK;
+                    (answer.status(), if fine { answer.into_document() } else { Vec::new() })
+                })
+            });
         }
     }
 

@@ -93,6 +93,7 @@ impl Reign {
 
     /// Something has happened to a vassal.
     pub(super) fn touch(&mut self, key: Option<Key>) {
+        self.forwarding.touch(key);
         if self.store.is_some() && key.is_some() && self.touched.last().copied() != key {
             self.touched.extend(key);
         }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::link::Failure;
 use super::super::plan::{Namespaces, Step};
-use crate::sys::{alone, caps, loopback};
+use crate::sys::{alone, loopback};
 
 /// Whether the spawner has cloned us into a pid namespace, as the plan wants: the vassal is process 1 there.
 pub(in super::super) fn be_first_process() -> io::Result<()> {
@@ -38,7 +38,7 @@ pub(in super::super) fn enter(wanted: Namespaces) -> Result<(), Failure> {
         let failed = |error| Failure::new(Step::UserNamespace, &wanted, &error);
         as_user_namespace_root(entered).map_err(failed)?;
     } else {
-        entered().map_err(|error| Failure::new(Step::Namespaces, &wanted, &caps::explained(error)))?;
+        entered().map_err(|error| Failure::new(Step::Namespaces, &wanted, &error))?;
     }
     if wanted.mount {
         let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
@@ -110,8 +110,7 @@ pub(in super::super) fn isolate(wanted: Isolation) -> Result<(), Failure> {
         .iter()
         .filter(|(on, ..)| *on)
         .fold(CloneFlags::empty(), |all, (_, _, flag)| all | *flag);
-    let entered = unshare(flags).map_err(|errno| caps::explained(errno.into()));
-    entered.map_err(|error| failed(Step::Namespaces, &wanted.to_string(), error))?;
+    unshare(flags).map_err(|errno| failed(Step::Namespaces, &wanted.to_string(), errno.into()))?;
     if wanted.mounts {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         let made = mount(None::<&str>, "/", None::<&str>, private, None::<&str>);
