@@ -90,6 +90,45 @@ fn python_that_names_its_own_socket_is_handed_it() {
     emperor.stop(&bed);
 }
 
+/// The same for a tenant, whose file is read by a process that has become him.
+#[test]
+fn root_a_tenants_python_that_names_its_own_socket_is_handed_it() {
+    if !support::root() || !has_python() || Kind::Real.program().is_none() {
+        return;
+    }
+    const TENANT: u32 = 61_616;
+    let own = |path: &Path| std::os::unix::fs::chown(path, Some(TENANT), Some(TENANT)).expect("an owner");
+    let bed = Bed::new();
+    let home = bed.path("home");
+    std::fs::create_dir(&home).expect("a directory");
+    own(&home);
+    let path = home.join("app.sock");
+    own(&bed.write("v/app.ini.socket", path.to_str().expect("plain text")));
+    python(&bed, &format!("protocol = uwsgi\nhttp-socket = {}\n", path.display()));
+    own(&bed.path("v/app.ini"));
+    let emperor = plain(&bed, Kind::Ours).flag("emperor-tyrant").start();
+    waits(&emperor, "app.ini");
+    let before = inode(&path);
+    for round in 1..=2 {
+        assert_eq!(get(call(&path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
+        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        waits(&emperor, "app.ini");
+        assert_eq!(inode(&path), before, "round {round}");
+    }
+    let line = emperor.wait_log("is handed the socket of its own line");
+    assert!(line.contains("app.ini:9") && line.contains("http-socket"), "{line}");
+    // A changed file is searched anew: here, for a line that cannot be handed over.
+    let text = std::fs::read_to_string(bed.path("v/app.ini")).expect("its file");
+    let part = bed.write(".new", text.replace("http-socket", "shared-socket"));
+    own(&part);
+    std::fs::rename(part, bed.path("v/app.ini")).expect("his file");
+    emperor.wait_log("updated configuration for");
+    drop(call(&path));
+    let line = emperor.wait_log("binds its own on-demand socket");
+    assert!(line.contains("shared-socket"), "{line}");
+    emperor.stop(&bed);
+}
+
 #[test]
 fn python_waits_at_its_own_socket_of_any_kind_and_goes_back_to_it() {
     if !has_python() || Kind::Real.program().is_none() {

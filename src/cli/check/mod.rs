@@ -15,13 +15,14 @@ use super::Failure;
 use crate::config::check::{self, Checked, Severity};
 use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
 use crate::emperor::forward::wish;
-use crate::emperor::hands::agree;
+use crate::emperor::hands::agree::{self, Found};
 use crate::emperor::hands::command::{Command, Engine, Environment, Subject};
 use crate::emperor::hands::{BROKEN, judge};
 use crate::emperor::settings::Settings;
 use crate::sys::fds;
 use crate::vassal::link::LINK_FD;
 use crate::vassal::sent::ConfigPipe;
+use crate::vassal::socket::Address;
 use crate::vassal::terms::shown;
 use crate::vassal::terms::sockets::SystemNames;
 use plan::{Drawn, Place};
@@ -127,9 +128,17 @@ pub(super) fn judge(arguments: &[OsString]) -> ExitCode {
     let sent = ConfigPipe::from_environment().map(|pipe| pipe.receive()).transpose();
     let Ok(sent) = sent else { return ExitCode::SUCCESS };
     if terms {
-        let file = words.drain(..words.len().min(2)).nth(1).filter(|file| !file.is_empty());
-        let file = file.as_deref().map(|name| Path::new(OsStr::from_bytes(name)));
-        return tell(&agree::look(Path::new("."), file, &words, &environment, sent.as_deref(), &SystemNames));
+        let mut said = words.drain(..words.len().min(3)).skip(1);
+        let (file, socket) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
+        drop(said);
+        let file = (!file.is_empty()).then(|| Path::new(OsStr::from_bytes(&file)));
+        let sent = sent.as_deref();
+        // Where this is, as root's own look at a file of his has it.
+        let here = std::env::current_dir().unwrap_or_default();
+        let socket = if socket.is_empty() { None } else { Address::parse(&socket, &here).ok() };
+        let bound = socket.and_then(|socket| judge::binds(&here, &words, &environment, sent, &socket));
+        let answer = agree::look(Path::new("."), file, &words, &environment, sent, &SystemNames);
+        return tell(&Found { answer, bound });
     }
     if words.first().is_some_and(|word| word == b"--stats") {
         return tell(&wish::look(Path::new("."), &words[1..], &environment, sent.as_deref()));

@@ -60,6 +60,16 @@ pub enum Answer {
     Refused(String),
 }
 
+/// What a process that has become a tenant tells of his file.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Found {
+    /// What it asks for.
+    pub answer: Answer,
+    /// How it binds the socket on demand that its vassal is given.
+    #[serde(default)]
+    pub bound: Option<judge::Bound>,
+}
+
 /// Larger files are no configuration that a person has written.
 const MOST_FILE: u64 = 1 << 20;
 /// Most bytes of an answer of another process. What a socket takes without somebody who reads: unix(7).
@@ -114,7 +124,7 @@ fn may_ask_itself(file: &Path) -> bool {
 impl Hands {
     /// What this vassal's file asks for.
     pub(super) fn agree(&mut self, key: Key, vassal: &Vassal) -> Agreement {
-        if self.slot(key).asks_nothing == version(&vassal.identity) {
+        if self.slot(key).asks_nothing == version(&vassal.identity) && !self.is_unsearched(key, vassal) {
             return Agreement::Nothing;
         }
         match self.look_at_file(key, vassal, false) {
@@ -167,7 +177,11 @@ impl Hands {
     ) -> Agreement {
         let place = self.launch.places.get(usize::from(vassal.source.0));
         let file = if self.launch.others_may_ask() { &b""[..] } else { base_name(vassal) };
-        let words = [&b"judge"[..], b"--terms", file].into_iter().chain(arguments.iter().map(Vec::as_slice));
+        let socket =
+            tyrant.as_ref().and_then(|_| self.demanded(key, vassal)).map(|address| address.to_string());
+        let socket = socket.as_deref().unwrap_or_default().as_bytes();
+        let words =
+            [&b"judge"[..], b"--terms", file, socket].into_iter().chain(arguments.iter().map(Vec::as_slice));
         let order = VassalOrder {
             name: Text::from(vassal.name.as_path().as_os_str()),
             directory: place.map(|place| Text::from(place.path().as_os_str())),
@@ -212,7 +226,10 @@ impl Hands {
         court: &Court,
     ) -> Option<Event> {
         let vassal = court.get(key)?;
-        let answer = read_answer(link, ending);
+        let Found { answer, bound } = read_answer(link, ending);
+        if self.launch.confinement.tyrant.is_some() {
+            self.was_searched(key, vassal, bound.as_ref());
+        }
         match self.settle(key, vassal, answer) {
             Agreement::Refused => Some(Event::NotStarted(key, false)),
             agreement => self.spawn_on(key, court, agreement),
@@ -264,8 +281,9 @@ pub(super) fn base_name(vassal: &Vassal) -> &[u8] {
 }
 
 /// The bytes are a tenant's: what is no answer is refused.
-pub(super) fn read_answer(link: &OwnedFd, ending: Ending) -> Answer {
-    read_text(link, ending).and_then(|text| parse(&text)).unwrap_or_else(Answer::Refused)
+pub(super) fn read_answer(link: &OwnedFd, ending: Ending) -> Found {
+    let found = read_text(link, ending).and_then(|text| parse(&text));
+    found.unwrap_or_else(|why| Found { answer: Answer::Refused(why), bound: None })
 }
 
 /// What a process that has looked at a tenant's file has written down.

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::config::check::{self, Checked, Problem, Severity};
-use crate::config::options::Kind;
+use crate::config::options::{self, Kind};
 use crate::config::{Limits, Loader, Machine, Mode};
 use crate::vassal::socket::Address;
 
@@ -73,16 +74,23 @@ pub(in crate::emperor) fn machine(directory: &Path, sent: Option<&[u8]>) -> Mach
 }
 
 /// How a vassal binds an address itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Bound {
     /// The option, as it is written.
-    pub option: &'static str,
-    /// Whether it names a socket and nothing else.
-    pub is_plain: bool,
+    pub option: String,
     /// The address as it is written.
     pub text: Vec<u8>,
     /// The place, option and address for a person.
     pub line: String,
+}
+
+impl Bound {
+    /// Whether its option names a socket and nothing else. It may be the word of a tenant.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let known = options::find(self.option.as_bytes());
+        known.is_some_and(|option| option.kind == Kind::Socket && option.plugin_name() == "core")
+    }
 }
 
 /// How a vassal of these arguments binds this address itself.
@@ -103,8 +111,7 @@ pub fn binds(
         let text = pair.value().filter(|_| is_socket)?.split(|byte| *byte == b',').next()?;
         let bound = Address::parse(text, directory).ok()?;
         bound.meets(address).then(|| Bound {
-            option: option.name,
-            is_plain: option.kind == Kind::Socket && option.plugin_name() == "core",
+            option: option.name.to_owned(),
             text: text.to_vec(),
             line: format!("{}: {} = {bound}", pair.origin(), option.name),
         })

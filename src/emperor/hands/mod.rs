@@ -365,7 +365,7 @@ impl Hands {
                         events.extend(self.agreed.take().into_iter().chain(outcome));
                     }
                     Some((Errand::TermsAgain(key, link), ending)) => {
-                        let answer = agree::read_answer(&link, ending);
+                        let answer = agree::read_answer(&link, ending).answer;
                         events.extend(self.looked_again(key, answer, court));
                     }
                     Some((Errand::Stats(key, link), ending)) => {

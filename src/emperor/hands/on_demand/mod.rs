@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use tracing::{error, info, warn};
 
+use super::agree::legible;
 use super::{Hands, Held, Token, judge};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::{SourceId, Supply, VassalName};
@@ -412,7 +413,7 @@ impl Hands {
 
     /// What uWSGI is told besides, so that it takes its standard input for the socket that its own file names, and does
     /// not bind that again, which would take it away from us. Where it cannot be told, that is said. A tenant's file is
-    /// not read here.
+    /// not read here, but by who looks at what it asks for.
     pub(super) fn tell_of_socket(&mut self, key: Key, court: &Court) -> Vec<Vec<u8>> {
         let may_read = self.launch.confinement.tyrant.is_none();
         let vassal = court.get(key);
@@ -430,26 +431,58 @@ impl Hands {
         let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
         let environment = self.launch.environment.of(false, None);
         let sent = self.text_of(vassal);
-        let Some(bound) = judge::binds(place.path(), &arguments, &environment, sent, &address) else {
-            return Vec::new();
-        };
-        if bound.is_plain
+        if let Some(bound) = judge::binds(place.path(), &arguments, &environment, sent, &address) {
+            self.heed(key, vassal, &address, &bound);
+        }
+        self.held(key).and_then(|held| held.waiting.as_ref()).map_or_else(Vec::new, |waiting| waiting.words())
+    }
+
+    /// The address of the socket that a tenant's vassal is given, and that its own file may name as well.
+    pub(super) fn demanded(&self, key: Key, vassal: &Vassal) -> Option<Address> {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let waiting = held.waiting.as_ref().filter(|_| !vassal.own_demand)?;
+        let place = self.launch.places.get(usize::from(vassal.source.0))?;
+        Address::parse(waiting.address().as_bytes(), place.path()).ok()
+    }
+
+    /// Whether a tenant's file is still to be searched for the socket that his vassal is given.
+    pub(super) fn is_unsearched(&self, key: Key, vassal: &Vassal) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let waiting = held.and_then(|held| held.waiting.as_ref()).filter(|_| !vassal.own_demand);
+        let is_tenants = self.launch.confinement.tyrant.is_some();
+        is_tenants && waiting.is_some_and(|waiting| waiting.searched != vassal.identity.mtime_ns)
+    }
+
+    /// A process that has become the tenant has searched his file. What it says is his word: it makes his own vassal's
+    /// command line, of an option that we know and an address that is the socket's.
+    pub(super) fn was_searched(&mut self, key: Key, vassal: &Vassal, bound: Option<&judge::Bound>) {
+        let Some(address) = self.demanded(key, vassal) else { return };
+        let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return };
+        waiting.searched = vassal.identity.mtime_ns;
+        waiting.named = None;
+        if let Some(bound) = bound {
+            self.heed(key, vassal, &address, bound);
+        }
+    }
+
+    /// Its file binds the socket that it is given: it is told that it has it, where that can be.
+    fn heed(&mut self, key: Key, vassal: &Vassal, address: &Address, bound: &judge::Bound) {
+        let line = legible(&bound.line);
+        if bound.is_plain()
             && self.launch.engine.reads_uwsgi_files()
-            && demand::known_as(&address) == Some(bound.text)
+            && demand::known_as(address).as_ref() == Some(&bound.text)
         {
-            info!("[emperor] vassal {} is handed the socket of its own line {}", vassal.name, bound.line);
-            let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else {
-                return Vec::new();
-            };
-            waiting.named = Some(bound.option.into());
-            return waiting.words();
+            info!("[emperor] vassal {} is handed the socket of its own line {line}", vassal.name);
+            if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
+                waiting.named = Some(bound.option.as_str().into());
+            }
+            return;
         }
         warn!(
-            "[emperor] vassal {} binds its own on-demand socket: {}; take that line out, the vassal has the socket as \
+            "[emperor] vassal {} binds its own on-demand socket: {line}; take that line out, the vassal has the socket as \
              standard input",
-            vassal.name, bound.line
+            vassal.name
         );
-        Vec::new()
     }
 }
 
