@@ -11,6 +11,7 @@ mod ask;
 mod cost;
 mod frozen;
 mod life;
+mod load;
 mod own;
 mod real;
 mod sockets;

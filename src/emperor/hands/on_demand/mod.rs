@@ -519,6 +519,11 @@ pub(super) fn remedy(cause: &io::Error, owner: Option<Owner>) -> String {
         (io::ErrorKind::PermissionDenied, Some((uid, _))) => {
             format!("; user {uid} must be allowed to make it")
         }
+        (io::ErrorKind::PermissionDenied, None) => {
+            "; the emperor's user must be allowed to make it: see to the mode and owner of its directory, and of a port \
+             below 1024 to CAP_NET_BIND_SERVICE"
+                .into()
+        }
         _ => String::new(),
     }
 }
