@@ -58,7 +58,7 @@ enum Role {
     /// Show what has happened to vassals, and with -f what happens now.
     Events(operate::Events),
     /// Have vassals read their files again.
-    Reload(operate::Operate),
+    Reload(operate::Reload),
     /// Stop vassals and start them anew.
     Restart(operate::Operate),
     /// Stop vassals; they stay so until they are started or their files change.
@@ -167,7 +167,7 @@ fn command(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         Role::Status(arguments) => return Ok(operate::status(&arguments)),
         Role::Why(arguments) => return Ok(operate::why(&arguments)),
         Role::Events(arguments) => return Ok(operate::events(&arguments)),
-        Role::Reload(arguments) => return Ok(operate::operate("reload", &arguments)),
+        Role::Reload(arguments) => return Ok(operate::reload(&arguments)),
         Role::Restart(arguments) => return Ok(operate::operate("restart", &arguments)),
         Role::Stop(arguments) => return Ok(operate::operate("stop", &arguments)),
         Role::Start(arguments) => return Ok(operate::operate("start", &arguments)),

@@ -81,6 +81,16 @@ pub(super) struct Operate {
     which: Which,
 }
 
+/// `emperor reload`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reload {
+    /// Start a new process beside each, which takes its place when it is ready; should it fail, the old one stays.
+    #[arg(long)]
+    rolling: bool,
+    #[command(flatten)]
+    operate: Operate,
+}
+
 /// One vassal, as far as it is shown here.
 #[derive(Debug, Deserialize)]
 struct Vassal {
@@ -161,6 +171,11 @@ pub(super) fn operate(verb: &str, arguments: &Operate) -> ExitCode {
         }
         said.end(arguments.which.json)
     })
+}
+
+/// `emperor reload [--rolling] NAME…|--all`.
+pub(super) fn reload(arguments: &Reload) -> ExitCode {
+    operate(if arguments.rolling { "roll" } else { "reload" }, &arguments.operate)
 }
 
 fn path(name: &OsStr, verb: Option<&str>) -> String {

@@ -605,6 +605,7 @@ impl Reign {
             usage: self.hands.usage(key),
             status: self.hands.status_text(key),
             failure: self.hands.launch_failure(key),
+            not_replaced: self.hands.not_replaced(key),
         }
     }
 }

@@ -105,6 +105,8 @@ pub struct Told<'a> {
     pub status: &'a str,
     /// Why its last launch has failed.
     pub failure: Option<&'a Failure>,
+    /// Why the process did not take its place that was to.
+    pub not_replaced: Option<&'a str>,
 }
 
 impl Serialize for Vassals<'_> {
@@ -142,7 +144,7 @@ struct Row<'a> {
     gid: u32,
     monitor: &'a str,
     respawns: u32,
-    /// Only of a reinforcement: the vassal that it reinforces.
+    /// Only of a reinforcement, or a successor: the vassal that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<std::borrow::Cow<'a, str>>,
     /// Only of a vassal that has a group: uWSGI's row has no such key.
@@ -154,6 +156,9 @@ struct Row<'a> {
     /// Only of a vassal whose last launch has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     launch_failure: Option<LaunchFailure<'a>>,
+    /// Only of a vassal whose last rolling reload has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rolling_failure: Option<&'a str>,
 }
 
 /// The step of a launch that failed, and the status its launcher ended with.
@@ -196,6 +201,7 @@ impl<'a> Row<'a> {
             cgroup: told.usage,
             status: told.status,
             launch_failure: told.failure.map(failure),
+            rolling_failure: told.not_replaced,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The world once nothing goes wrong any more: what runs becomes what the files ask for.
 
-use emperor::emperor::court::{Rest, Sign, State};
+use emperor::emperor::court::{Rest, Role, Sign, State};
 use emperor::vassal::link::Word;
 
 use super::steps::{Answer, Started};
@@ -61,6 +61,8 @@ impl World {
             let Some(file) = self.file_of(key) else { panic!("{vassal:?} has no file") };
             assert!(!vassal.identity.differs(&file.identity));
             assert!(vassal.zerg.is_none_or(|zerg| self.court.get(zerg.base).is_some()));
+            let is_heir = vassal.zerg.is_some_and(|zerg| zerg.role != Role::Reinforcement);
+            assert!(!is_heir, "two generations stay: {vassal:?}");
             let by_hand = self.by_hand.get(&vassal.name) == Some(&file.version);
             assert_eq!(by_hand, vassal.state == State::Resting(Rest::ByHand), "{vassal:?}");
             match vassal.state {
@@ -68,7 +70,7 @@ impl World {
                 State::Up => {
                     let process = &self.live[&key];
                     assert!(
-                        process.version == file.version,
+                        process.version == file.version || vassal.runs_old_file(),
                         "{vassal:?} runs an old file: {process:?} {file:?}"
                     );
                 }

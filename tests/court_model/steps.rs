@@ -145,6 +145,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         Wish::Start,
         Wish::Restart,
         Wish::Reload,
+        Wish::Roll,
+        Wish::Roll,
         Wish::Clear,
     ]);
     let micros = prop::sample::select(vec![1, 1000, 100_000, 400_000, 1_000_000, 11_000_000, 70_000_000]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use emperor::emperor::court::{
-    Action, Court, Event, Key, Manner, Now, Policy, Ready, Reload, Sign, Signal, State, Vassal, Wish,
+    Action, Court, Event, Key, Manner, Now, Policy, Ready, Reload, Role, Sign, Signal, State, Vassal, Wish,
 };
 use emperor::emperor::source::{Identity, Oddity, Report, SourceId, VassalName};
 use emperor::vassal::link::{Order, Word};
@@ -12,7 +12,7 @@ use emperor::vassal::link::{Order, Word};
 use super::steps::{Answer, Started, Step};
 
 /// Names 0 and 1 are of programs that do not speak the protocol, and nothing is agreed with them; the last one is of a
-/// program that is told by signals.
+/// program that is told by signals, and the one before it of a uWSGI whose processes take one another's place.
 pub(crate) const NAMES: u8 = 6;
 pub(crate) const SOURCES: u16 = 2;
 /// How long a silent vassal counts as starting.
@@ -77,6 +77,7 @@ fn manner_of(version: u64) -> Manner {
         stop_timeout: seconds(pick(3)),
         start_timeout: seconds(pick(5)),
         watchdog: seconds(pick(4)),
+        rolling: pick(3) > 0,
         ..Manner::default()
     }
 }
@@ -187,6 +188,12 @@ impl World {
                 known(key);
                 assert!(self.court.get(*key).is_some_and(|vassal| vassal.on_demand));
             }
+            Action::Succeed { old, new } => {
+                known(new);
+                let heir = self.court.get(*new).expect("only one that is there takes a place");
+                let is_ready = heir.instance.accepting || heir.instance.loyal;
+                assert!(!self.live.contains_key(old) || is_ready, "{old:?} goes before another is ready");
+            }
             Action::Ended(_) | Action::Tell(_) => {}
             Action::Forget(key, _) => {
                 assert!(self.forgotten.insert(*key), "{key:?} is forgotten twice");
@@ -210,11 +217,18 @@ impl World {
         assert_eq!(self.court.running() as usize, self.live.len());
         let mut running = BTreeSet::new();
         let mut zergs = 0;
+        let mut successors = BTreeSet::new();
         for (key, vassal) in self.court.vassals() {
             assert!(!self.forgotten.contains(&key));
             assert_eq!(vassal.pid > 0, self.live.contains_key(&key), "{vassal:?}");
-            if vassal.zerg.is_some() {
-                zergs += 1;
+            if let Some(zerg) = vassal.zerg {
+                zergs += u32::from(zerg.role == Role::Reinforcement);
+                let ends = matches!(vassal.state, State::Stopping(_) | State::Cursed);
+                assert!(zerg.role != Role::Predecessor || ends, "nobody follows {vassal:?}");
+                assert!(
+                    zerg.role != Role::Successor || ends || successors.insert(zerg.base),
+                    "two take one place: {vassal:?}"
+                );
             } else {
                 assert_eq!(self.court.find(&vassal.name), Some(key));
                 assert!(vassal.pid < 0 || running.insert(vassal.name.clone()), "{} runs twice", vassal.name);
@@ -289,8 +303,15 @@ impl World {
         }
         let place = which % self.spawning.len();
         let (key, version) = self.spawning[place];
-        let is_program = |vassal: &Vassal| vassal.zerg.is_none() && vassal.name == name_of(NAMES - 1);
-        let manner = self.court.get(key).is_some_and(is_program).then(|| manner_of(version));
+        let is_named = |name: u8| {
+            let is_it = |vassal: &Vassal| vassal.name.as_bytes().starts_with(name_of(name).as_bytes());
+            self.court.get(key).is_some_and(|it| is_it(it) && (it.zerg.is_none() || it.is_successor()))
+        };
+        let (rolls, is_program) = (is_named(NAMES - 2), is_named(NAMES - 1));
+        if rolls {
+            self.happens(Event::Agreed(key, Manner { rolling: true, ..Manner::default() }));
+        }
+        let manner = is_program.then(|| manner_of(version));
         let manner =
             manner.map(|manner| if self.calm { Manner { watchdog: None, ..manner } } else { manner });
         if let Some(manner) = manner {
@@ -341,6 +362,11 @@ impl World {
 
     /// A program shows something; so may one that speaks the protocol, and nothing comes of it.
     pub(crate) fn shows(&mut self, key: Key, sign: Sign) {
+        let rolls =
+            self.court.get(key).is_some_and(|it| it.course.as_ref().is_some_and(|it| it.manner.linked));
+        if rolls {
+            return; // nobody hears it
+        }
         if let Some(process) = self.live.get_mut(&key) {
             process.came_up |= match (process.manner.map(|manner| manner.ready), sign) {
                 (None, _) => false,
@@ -465,7 +491,7 @@ impl World {
             match wish {
                 Wish::Stop => drop(self.by_hand.insert(vassal.name.clone(), vassal.identity.inode)),
                 Wish::Start | Wish::Restart => drop(self.by_hand.remove(&vassal.name)),
-                Wish::Reload | Wish::Clear => {}
+                Wish::Reload | Wish::Roll | Wish::Clear => {}
             }
         }
         self.happens(Event::Wanted(key, wish));

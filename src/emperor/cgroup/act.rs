@@ -55,7 +55,7 @@ impl Tree {
                 }
                 dir.make(&group.leaf).map_err(failed(dir, &group.leaf))?;
             }
-            if let Some(Group { leaf, .. }) = last {
+            if let Some(Group { leaf, .. }) = last.filter(|_| member.is_alone) {
                 warn!(
                     "[emperor] the processes in control group {leaf} do not end: {} is used instead",
                     group.leaf

@@ -169,6 +169,8 @@ pub struct Member<'n> {
     pub name: &'n [u8],
     /// The number of a reinforcement.
     pub zerg: Option<u32>,
+    /// Whether no other process of the same vassal is meant to run.
+    pub is_alone: bool,
 }
 
 impl Group {

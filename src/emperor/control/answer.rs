@@ -156,6 +156,8 @@ pub struct View<'a> {
     pub on_demand: &'a dyn Fn(Key) -> &'a str,
     /// How a vassal's last process failed, if it did.
     pub cause: &'a dyn Fn(Key) -> Option<String>,
+    /// Why the process did not take its place that was to.
+    pub not_replaced: &'a dyn Fn(Key) -> Option<&'a str>,
     /// The status that it ended with then, in the shell's numbers.
     pub last_exit: &'a dyn Fn(Key) -> Option<u8>,
     /// What a vassal's control group uses.
@@ -295,7 +297,11 @@ impl View<'_> {
             next_start_in: vassal
                 .pause_left(self.now)
                 .map(|left| (left.as_secs_f64() * 1000.0).round() / 1000.0),
-            cause: cause(vassal, (self.cause)(key).as_deref(), self.now),
+            cause: (self.not_replaced)(key)
+                .map(|why| {
+                    format!("its rolling reload has failed, so it goes on as it was; the new process: {why}")
+                })
+                .or_else(|| cause(vassal, (self.cause)(key).as_deref(), self.now)),
             on_demand: (!on_demand.is_empty()).then_some(on_demand),
             reinforces: base.map(|base| escape(base.name.as_bytes())),
             monitor: source.map_or("", |source| &source.argument),

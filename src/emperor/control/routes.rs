@@ -121,11 +121,12 @@ fn wish(verb: &str) -> Option<Wish> {
 }
 
 /// What can be done with a vassal.
-const VERBS: [(&str, Wish); 5] = [
+const VERBS: [(&str, Wish); 6] = [
     ("stop", Wish::Stop),
     ("start", Wish::Start),
     ("restart", Wish::Restart),
     ("reload", Wish::Reload),
+    ("roll", Wish::Roll),
     ("clear", Wish::Clear),
 ];
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::rules::LEAST_HEARTBEAT;
-use super::vassal::{Instance, Rest, State, Then, Vassal, Zerg};
+use super::vassal::{Instance, Rest, Role, State, Then, Vassal, Zerg};
 use super::{Action, Backoff, Course, Court, Event, Identity, Key, Now, SourceId, VassalName};
 
 /// A vassal as data. What a later version adds must have a default.
@@ -32,7 +32,7 @@ pub struct Record {
     /// Its entry on the blacklist.
     #[serde(default)]
     pub backoff: Option<Box<Backoff>>,
-    /// Which vassal it reinforces, if it does.
+    /// Which vassal it belongs to, if it does.
     #[serde(default)]
     pub zerg: Option<ZergRecord>,
     /// Whether it has an on-demand socket.
@@ -61,14 +61,17 @@ pub struct Record {
     deadline: u64,
 }
 
-/// What makes a vassal a reinforcement, as data.
+/// What makes a vassal one that belongs to another, as data.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ZergRecord {
-    /// The vassal that it reinforces.
+    /// The vassal that it belongs to.
     #[serde(serialize_with = "write_name", deserialize_with = "read_name")]
     pub base: VassalName,
-    /// Its number among all that were ever started.
+    /// Its number among all reinforcements that were ever started.
     pub number: u32,
+    /// What it is for.
+    #[serde(default)]
+    pub role: Role,
 }
 
 /// What has become of the world since a record was written.
@@ -92,6 +95,7 @@ pub struct Gist {
     said: [bool; 7],
     backoff: Option<Box<Backoff>>,
     respawns: u32,
+    zerg: Option<Zerg>,
 }
 
 impl Event {
@@ -139,6 +143,7 @@ impl Action {
             | Self::AskUnread(key)
             | Self::PushConfig(key)
             | Self::Listen(key)
+            | Self::Succeed { new: key, .. }
             | Self::Forget(key, _) => Some(*key),
             Self::Ended(_) | Self::Rescan | Self::Tell(_) | Self::Bury => None,
         }
@@ -159,6 +164,7 @@ impl Court {
             said: [ready, accepting, loyal, spoke, reloading, refused, heartbeat_due > 0],
             backoff: vassal.backoff.clone(),
             respawns: vassal.respawns,
+            zerg: vassal.zerg,
         })
     }
 
@@ -167,9 +173,8 @@ impl Court {
     pub fn record(&self, key: Key) -> Option<Record> {
         let vassal = self.get(key)?;
         let zerg = vassal.zerg.map(|zerg| {
-            let name = vassal.name.as_bytes();
-            let base = VassalName::new(name.strip_suffix(b":zerg").unwrap_or(name));
-            ZergRecord { base, number: zerg.number }
+            let base = VassalName::new(zerg.role.base_of(vassal.name.as_bytes()));
+            ZergRecord { base, number: zerg.number, role: zerg.role }
         });
         Some(Record {
             name: vassal.name.clone(),
@@ -224,12 +229,14 @@ impl Court {
         let is_over = !alive && (record.zerg.is_some() || record.state == State::Stopping(Then::Forget));
         let is_twice = record.zerg.is_none() && self.names.contains_key(&record.name);
         if is_over || is_twice {
+            self.miss_successor(&record, now);
+            actions.append(&mut self.out);
             return None;
         }
         let base = record.zerg.as_ref().map(|zerg| {
             // Of a base that is gone, none has the key.
             let base = self.find(&zerg.base).unwrap_or(Key::from_bits(u64::MAX));
-            Zerg { base, number: zerg.number }
+            Zerg { base, number: zerg.number, role: zerg.role }
         });
         let mut course = record.course;
         let watchdog = course.as_ref().and_then(|course| course.manner.watchdog);
@@ -284,6 +291,7 @@ impl Court {
         self.starting += u32::from(vassal.instance.starting);
         let key = self.vassals.insert(vassal);
         match zerg {
+            Some(zerg) if zerg.role != Role::Reinforcement => self.heirs.push(key),
             Some(zerg) => {
                 self.zergs.push(key);
                 self.count_zergs_from(zerg.number);
@@ -296,6 +304,9 @@ impl Court {
     fn go_on(&mut self, key: Key, adoption: Adoption, now: Now) {
         let vassal = &self.vassals[key];
         match vassal.state {
+            _ if vassal.is_successor() && (adoption.restart || !self.is_awaited(key)) => {
+                self.stop(key, Then::Forget, now);
+            }
             State::Up if vassal.is_alive() && adoption.restart => self.stop(key, Then::Restart, now),
             State::Up if vassal.is_frozen() => self.wake(key, now), // it is watched by nobody yet
             State::Up | State::Cursed | State::Stopping(_) if vassal.is_alive() => self.arm(key),

@@ -15,6 +15,8 @@ use super::{Court, Key, Now, What};
 const LONG_TRIAL: Duration = Duration::from_secs(3);
 /// The same for one that was asked and has answered.
 const SHORT_TRIAL: Duration = Duration::from_secs(1);
+/// How long a successor may take to be ready, where its file does not say.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What is agreed with a vassal. The default is the protocol.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -39,6 +41,9 @@ pub struct Manner {
     /// It is left alone for so long after its start.
     #[serde(default)]
     pub idle_min_uptime: Duration,
+    /// To reload, another process starts beside it and takes its place.
+    #[serde(default)]
+    pub rolling: bool,
 }
 
 impl Default for Manner {
@@ -53,6 +58,7 @@ impl Default for Manner {
             watchdog: None,
             idle: None,
             idle_min_uptime: Duration::ZERO,
+            rolling: false,
         }
     }
 }
@@ -180,8 +186,15 @@ impl Court {
     /// Its process runs.
     pub(super) fn course_begins(&mut self, key: Key, now: Now) {
         self.look_for_idleness(key, now);
-        let Some(course) = &mut self.vassals[key].course else { return };
-        match (course.manner.ready, course.manner.start_timeout) {
+        let vassal = &mut self.vassals[key];
+        let mut default = None;
+        if vassal.is_successor() {
+            // Somebody waits for it, and not for ever.
+            vassal.course.get_or_insert_with(|| Course::new(Manner::default()));
+            default = Some(SUCCESSOR_TIMEOUT);
+        }
+        let Some(course) = &mut vassal.course else { return };
+        match (course.manner.ready, course.manner.start_timeout.or(default)) {
             (Ready::AtOnce, _) => self.is_ready(key, now),
             (_, Some(timeout)) => {
                 course.start_due = now.after(timeout);
@@ -247,6 +260,8 @@ impl Court {
     /// It counts as ready, and its trial begins.
     fn is_ready(&mut self, key: Key, now: Now) {
         let vassal = &mut self.vassals[key];
+        // Who asks at the sockets of a successor may be answered by the one before it.
+        let is_successor = vassal.is_successor();
         let Some(course) = &mut vassal.course else { return };
         let instance = &mut vassal.instance;
         if instance.last_ready == 0 && !course.shown {
@@ -259,7 +274,7 @@ impl Court {
         (instance.last_ready, instance.last_accepting) = (now.epoch, now.epoch);
         course.start_due = 0;
         if course.loyal_due == 0 && !instance.loyal {
-            let answered = course.manner.ready == Ready::Checked;
+            let answered = course.manner.ready == Ready::Checked && !is_successor;
             course.loyal_due = now.after(if answered { SHORT_TRIAL } else { LONG_TRIAL });
         }
         if let Some(watchdog) = course.manner.watchdog {
@@ -270,8 +285,11 @@ impl Court {
 
     /// It says so over its link.
     pub(super) fn says_ready(&mut self, key: Key) {
-        if let Some(course) = &mut self.vassals[key].course
+        let vassal = &mut self.vassals[key];
+        let is_enough = vassal.instance.accepting || !vassal.is_successor();
+        if let Some(course) = &mut vassal.course
             && course.manner.ready == Ready::Says
+            && is_enough
         {
             course.start_due = 0;
         }
@@ -287,13 +305,14 @@ impl Court {
         if due(course.loyal_due) {
             course.loyal_due = 0;
             self.becomes_loyal(key, now);
+            self.succeed_if_ready(key, now);
         }
         let Some(course) = &mut self.vassals[key].course else { return false };
         if !due(course.start_due) {
             return false;
         }
         course.start_due = 0;
-        let seconds = course.manner.start_timeout.unwrap_or_default().as_secs();
+        let seconds = course.manner.start_timeout.unwrap_or(SUCCESSOR_TIMEOUT).as_secs();
         self.say(key, What::NotReady { seconds });
         self.stop(key, Then::Pause, now);
         true
@@ -323,6 +342,7 @@ mod tests {
         watchdog: None,
         idle: None,
         idle_min_uptime: Duration::ZERO,
+        rolling: false,
     };
     const NOTIFIES: Manner =
         Manner { ready: Ready::Notified, start_timeout: Some(s(90)), reload: Reload::Signal(1), ..PROGRAM };

@@ -21,6 +21,7 @@ mod roll;
 mod rules;
 #[cfg(test)]
 mod stage;
+mod succession;
 mod timers;
 mod turns;
 mod vassal;
@@ -32,7 +33,7 @@ pub use idle::Use;
 pub use manner::{Course, Manner, Ready, Reload, Sign};
 pub use operator::Wish;
 pub use roll::Key;
-pub use vassal::{Instance, Rest, State, Then, Vassal};
+pub use vassal::{Instance, Rest, Role, State, Then, Vassal};
 pub use zergs::Scale;
 
 use std::collections::{BinaryHeap, HashMap};
@@ -220,6 +221,14 @@ pub enum Action {
     Ended(VassalName),
     /// Close what is held for it. It is no more.
     Forget(Key, VassalName),
+    /// Another process has taken a vassal's place: what is held for it is the new key's from now on, but for what
+    /// belongs to its old process.
+    Succeed {
+        /// The key that it had.
+        old: Key,
+        /// The one that it has.
+        new: Key,
+    },
     /// Look at all sources again.
     Rescan,
     /// Say it.
@@ -268,6 +277,9 @@ pub enum What {
     Abandoned { failures: u32 },
     BlacklistCleared,
     Reinforced,
+    Rolling,
+    Replaced,
+    NotReplaced(Key),
     NoHeartbeat { seconds: u64 },
     InvalidPermissions { uid: u32, gid: u32 },
     OwnerChanged,
@@ -303,8 +315,10 @@ pub struct Court {
     starting: u32,
     running: u32,
     zergs: Vec<Key>,
+    /// Those that are to take another's place, and those whose place was taken.
+    heirs: Vec<Key>,
     asking: Vec<zergs::Asking>,
-    /// Reinforcements that end their requests before they end, whatever is the rule.
+    /// Those that end their requests before they end, whatever is the rule.
     retiring: Vec<Key>,
     /// When somebody waited last at the sockets of those whose queues are looked at, microseconds.
     crowded: HashMap<Key, u64>,
@@ -357,6 +371,7 @@ impl Court {
             starting: 0,
             running: 0,
             zergs: Vec::new(),
+            heirs: Vec::new(),
             asking: Vec::new(),
             retiring: Vec::new(),
             crowded: HashMap::new(),

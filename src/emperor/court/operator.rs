@@ -17,6 +17,8 @@ pub enum Wish {
     Restart,
     /// It is to read its file again.
     Reload,
+    /// Another process is to start beside it, and to take its place when it is ready.
+    Roll,
     /// Its failures are to be forgotten.
     Clear,
 }
@@ -35,6 +37,12 @@ impl Court {
             }
             _ if !vassal.present => Err("its file is gone, and so will it be"),
             (Wish::Reload, State::Resting(_) | State::Paused) => Err("it does not run: start it instead"),
+            (Wish::Roll, State::Resting(_) | State::Paused) => Err("it does not run: start it instead"),
+            (Wish::Roll, State::Cursed | State::Stopping(_)) => Err("it is ending: restart it instead"),
+            (Wish::Roll, State::Up) if vassal.is_alive() && !self.can_roll(key) => Err(
+                "uWSGI binds its sockets itself, so that two of its processes cannot serve at once: write \
+                 `touch-reload-mode = rolling` into its file and restart it, then the emperor holds its socket",
+            ),
             (Wish::Reload, State::Cursed | State::Stopping(_)) => Err("it is ending: restart it instead"),
             _ => Ok(()),
         }
@@ -49,6 +57,9 @@ impl Court {
             Wish::Stop => self.stop_by_hand(key, now),
             Wish::Start => self.start_by_hand(key, now),
             Wish::Restart => self.restart_by_hand(key, now),
+            Wish::Reload if self.rolls(key) => self.reload(key, false, now),
+            Wish::Roll if self.vassals[key].is_alive() => self.roll_over(key, now),
+            Wish::Roll => self.reload(key, false, now),
             Wish::Reload => {
                 for zerg in self.zergs_of(key) {
                     self.reload(zerg, false, now);

@@ -101,6 +101,7 @@ impl Court {
         if vassal.zerg.is_some() {
             self.zergs.retain(|zerg| *zerg != key);
             self.retiring.retain(|zerg| *zerg != key);
+            self.heirs.retain(|heir| *heir != key);
             self.grant(now);
         } else {
             self.names.remove(&vassal.name);
@@ -112,6 +113,9 @@ impl Court {
         }
         if vassal.state == State::Queued {
             self.leave_queue();
+        }
+        if vassal.is_successor() {
+            self.has_not_succeeded(key, &vassal, now);
         }
         self.out.push(Action::Forget(key, vassal.name));
     }

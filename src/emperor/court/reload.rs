@@ -34,15 +34,18 @@ impl Instance {
 impl Court {
     /// There is a reason for a vassal to reload. `changed` if that is its file.
     pub(super) fn reload(&mut self, key: Key, changed: bool, now: Now) {
-        if self.vassals[key].state != State::Up {
-            return;
+        if self.vassals[key].state != State::Up || self.vassals[key].is_successor() {
+            return; // a successor that has read too early is followed by another
         }
         self.wake(key, now);
+        let rolls = self.rolls(key);
         let vassal = &mut self.vassals[key];
         let instance = &mut vassal.instance;
         if vassal.pid <= 0 || instance.reload_from() > now.micros {
             instance.reload_again = true;
             self.arm(key);
+        } else if rolls {
+            self.roll_over(key, now);
         } else if instance.reloading {
             instance.reload_again = true;
             self.ask_unread(key);

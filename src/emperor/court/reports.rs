@@ -110,7 +110,7 @@ impl Court {
                 vassal.on_demand = false; // its socket is bound anew
             }
             self.dismiss_zergs(key, now);
-        } else {
+        } else if state != State::Up || !self.rolls(key) {
             self.change_zergs(key, after, now);
         }
         match state {

@@ -176,6 +176,7 @@ impl Court {
             Word::ConfigWanted => self.out.push(Action::PushConfig(key)),
             Word::Sos => self.reinforce(key, now),
         }
+        self.succeed_if_ready(key, now);
     }
 
     /// It has been of use: whatever it failed for before is forgotten. That it is so is said once a second at most.
@@ -219,9 +220,13 @@ impl Court {
             self.have_patience();
             return self.forget(key, now);
         }
+        let next = self.successor_of(key);
+        let vassal = &self.vassals[key];
         match vassal.state {
             State::Stopping(then) => self.has_stopped(key, then, now),
             _ if vassal.zerg.is_some() => self.forget(key, now),
+            // Another one is on its way already.
+            _ if let Some(next) = next => self.succeed(next, now),
             // Nobody is connected, and it ended in peace: the next connection starts it again.
             _ if vassal.on_demand && vassal.instance.loyal && clean => self.wait_again(key, now),
             _ if vassal.instance.loyal => self.lost_loyal(key, now),

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// One vassal: a name, the file it stands for, and what its process is doing.
 #[derive(Clone, Debug)]
 pub struct Vassal {
-    /// Its name; a reinforcement's ends in `:zerg`.
+    /// Its name; that of one that belongs to another vassal ends in its [`Role::suffix`].
     pub name: VassalName,
     /// The source that it belongs to.
     pub source: SourceId,
@@ -23,7 +23,7 @@ pub struct Vassal {
     pub course: Option<Box<Course>>,
     /// Its entry on the blacklist; boxed, for those that are well have none.
     pub backoff: Option<Box<Backoff>>,
-    /// Whether it is a reinforcement of another vassal.
+    /// Whether it belongs to another vassal, as its reinforcement or its successor.
     pub zerg: Option<Zerg>,
     /// Whether it has an on-demand socket.
     pub on_demand: bool,
@@ -176,13 +176,45 @@ pub enum Rest {
     ByHand,
 }
 
-/// What makes a vassal a reinforcement.
+/// What makes a vassal one that belongs to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Zerg {
-    /// The vassal that it reinforces.
+    /// The vassal that it belongs to.
     pub base: super::Key,
-    /// Its number among all that were ever started, from 1.
+    /// Its number among all reinforcements that were ever started, from 1; 0 for those that are none.
     pub number: u32,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a vassal that belongs to another is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Role {
+    /// It serves beside the other.
+    #[default]
+    Reinforcement,
+    /// It takes the other's place as soon as it is ready.
+    Successor,
+    /// Its place was taken, and it ends.
+    Predecessor,
+}
+
+impl Role {
+    /// What its name ends in, behind that of the other.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Reinforcement => ":zerg",
+            Self::Successor => ":next",
+            Self::Predecessor => ":last",
+        }
+    }
+
+    /// The name of the other in a name.
+    #[must_use]
+    pub fn base_of(self, name: &[u8]) -> &[u8] {
+        name.strip_suffix(self.suffix().as_bytes()).unwrap_or(name)
+    }
 }
 
 impl Vassal {
@@ -283,6 +315,18 @@ impl Vassal {
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// Its number, if it is a reinforcement.
+    #[must_use]
+    pub fn zerg_number(&self) -> Option<u32> {
+        self.zerg.filter(|zerg| zerg.role == Role::Reinforcement).map(|zerg| zerg.number)
+    }
+
+    /// Whether it is to take the place of another.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.zerg.is_some_and(|zerg| zerg.role == Role::Successor)
     }
 
     /// Whether its process runs, as far as is known.

@@ -1,6 +1,6 @@
 //! Broodlord mode: reinforcements for overloaded vassals.
 
-use super::vassal::{State, Then, Vassal, Zerg};
+use super::vassal::{Role, State, Then, Vassal, Zerg};
 use super::{Court, Identity, Key, Now, Reign, VassalName, What};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Scale {
 /// A vassal that has asked when there was no place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking {
-    base: Key,
+    pub(super) base: Key,
     until: u64,
 }
 
@@ -114,8 +114,8 @@ impl Court {
         self.retire(*newest, now);
     }
 
-    /// Takes a reinforcement away: it ends its requests first.
-    fn retire(&mut self, zerg: Key, now: Now) {
+    /// Takes one that belongs to another away: it ends its requests first.
+    pub(super) fn retire(&mut self, zerg: Key, now: Now) {
         self.retiring.push(zerg);
         self.stop(zerg, Then::Forget, now);
     }
@@ -125,7 +125,7 @@ impl Court {
         self.zergs_ever = self.zergs_ever.saturating_add(1);
         let name = VassalName::new(&[base.name.as_bytes(), b":zerg"].concat());
         let mut zerg = Vassal::new(name, base.source, base.identity, base.scan, now);
-        zerg.zerg = Some(Zerg { base: key, number: self.zergs_ever });
+        zerg.zerg = Some(Zerg { base: key, number: self.zergs_ever, role: Role::Reinforcement });
         zerg.born = now.epoch;
         self.say(key, What::Reinforced);
         let zerg = self.vassals.insert(zerg);
@@ -144,6 +144,7 @@ impl Court {
         for zerg in self.zergs_of(base) {
             self.stop(zerg, Then::Forget, now);
         }
+        self.dismiss_successor(base, now);
     }
 
     /// The file of a vassal has changed. Its reinforcements run from the same.

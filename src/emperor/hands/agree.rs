@@ -277,7 +277,12 @@ pub(super) fn legible(text: &str) -> String {
 /// The file that a vassal, or the vassal that it reinforces, stands for.
 pub(super) fn base_name(vassal: &Vassal) -> &[u8] {
     let name = vassal.name.as_bytes();
-    if vassal.zerg.is_some() { name.strip_suffix(b":zerg").unwrap_or(name) } else { name }
+    vassal.zerg.map_or(name, |zerg| zerg.role.base_of(name))
+}
+
+/// The name by which a vassal's process knows itself: a successor is what the one before it was.
+pub(super) fn own_name(vassal: &Vassal) -> &[u8] {
+    if vassal.is_successor() { base_name(vassal) } else { vassal.name.as_bytes() }
 }
 
 /// The bytes are a tenant's: what is no answer is refused.

@@ -110,7 +110,7 @@ impl Launch {
     /// What a vassal's configuration argument is made of.
     pub(super) fn subject<'v>(&self, vassal: &'v Vassal) -> Subject<'v> {
         let name = base_name(vassal);
-        match (self.carries(vassal.source), vassal.zerg.is_some()) {
+        match (self.carries(vassal.source), vassal.zerg_number().is_some()) {
             (false, false) => Subject::File(name),
             (false, true) => Subject::Zerg(name),
             (true, false) => Subject::Sent(name),

@@ -111,8 +111,8 @@ impl Hands {
         }
         let base = vassal.zerg.and_then(|zerg| court.get(zerg.base)).map(|base| base.name.as_bytes());
         let own = vassal.name.as_bytes();
-        let name = base.unwrap_or_else(|| own.strip_suffix(b":zerg").unwrap_or(own));
-        let member = Member { name, zerg: vassal.zerg.map(|zerg| zerg.number) };
+        let name = base.unwrap_or_else(|| vassal.zerg.map_or(own, |zerg| zerg.role.base_of(own)));
+        let member = Member { name, zerg: vassal.zerg_number(), is_alone: !vassal.is_successor() };
         let scales = self.scale_of(vassal.zerg.map_or(key, |zerg| zerg.base)).is_some();
         let families = self.launch.groups.families || scales;
         let Some((group, entrance)) = self.book.groups.make(member, families, &terms)? else {

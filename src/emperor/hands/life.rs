@@ -59,7 +59,8 @@ pub struct LifeRecord {
 /// What these terms come to.
 #[must_use]
 pub(super) fn manner(terms: &Terms) -> Manner {
-    let LifeTerms { stop_signal, reload, stop_timeout, start_timeout, ready, watchdog } = &terms.life;
+    let LifeTerms { stop_signal, reload, stop_timeout, start_timeout, ready, watchdog, rolling } =
+        &terms.life;
     let is_command = terms.program.is_some();
     let number = |signal: SignalNumber| signal.number();
     let ready = match ready {
@@ -87,6 +88,7 @@ pub(super) fn manner(terms: &Terms) -> Manner {
         watchdog: watchdog.map(Seconds::duration),
         idle: terms.demand.idle(),
         idle_min_uptime: terms.demand.idle_min_uptime(),
+        rolling: *rolling,
     }
 }
 
@@ -228,7 +230,9 @@ impl Hands {
     pub(super) fn attend(&mut self, action: &Action, court: &Court) {
         match action {
             Action::Tell(Notice { name: Some(name), what: What::NotReady { seconds } }) => {
-                let Some(key) = court.find(name) else { return };
+                // One that belongs to another has no name that is looked for otherwise.
+                let by_name = || court.vassals().find(|(_, vassal)| vassal.name == *name).map(|(key, _)| key);
+                let Some(key) = court.find(name).or_else(by_name) else { return };
                 if let Some(life) = self.lives.get_mut(&key) {
                     life.hear_reasons();
                 }
@@ -241,7 +245,23 @@ impl Hands {
                 error!("[emperor] vassal {name} was not ready within {seconds} s: {why}");
                 let told = format!("it was not ready within {seconds} s: {why}");
                 self.tell_of(name, court.get(key), Kind::Failed, told);
+                if court.get(key).is_some_and(Vassal::is_successor) {
+                    let why = format!("it was not ready within {seconds} s: {why}").into();
+                    self.refusals.insert(key, why);
+                }
                 self.ask_no_more(key);
+            }
+            Action::Tell(Notice { name: Some(name), what: What::NotReplaced(successor) }) => {
+                let why = self.cause(*successor).unwrap_or_else(|| "it ended by itself".into());
+                error!(
+                    "[emperor] the rolling reload of vassal {name} has failed, and it goes on as it was: the process that \
+                     was to take its place: {why}"
+                );
+                if let Some(key) = court.find(name) {
+                    let told = format!("its rolling reload has failed, and it goes on as it was: {why}");
+                    self.tell_of(name, court.get(key), Kind::Failed, told);
+                    self.not_replaced.insert(key, why.into());
+                }
             }
             Action::Signal(key, _) | Action::Stop(key, _) => self.ask_no_more(*key),
             _ => {}
@@ -391,7 +411,7 @@ pub(super) fn end_group(pidfd: BorrowedFd<'_>, vassal: &Vassal) {
 
 /// Whether a notice is told with more than the court knows.
 pub(super) fn is_told_better(notice: &Notice) -> bool {
-    matches!(notice.what, What::NotReady { .. })
+    matches!(notice.what, What::NotReady { .. } | What::NotReplaced(_))
 }
 
 /// Whether a vassal is run by a `command`.

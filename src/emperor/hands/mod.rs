@@ -20,6 +20,7 @@ mod scale;
 mod side;
 mod sockets;
 mod start;
+mod succession;
 pub mod telling;
 mod whereabouts;
 mod zerg;
@@ -111,6 +112,8 @@ pub struct Hands {
     causes: HashMap<Key, Ending>,
     /// What the policy came down to when vassals were started, of those of whom it asks something.
     policies: HashMap<Key, u64>,
+    /// Why those did not take a vassal's place that were to.
+    not_replaced: HashMap<Key, Box<str>>,
     /// Why vassals have no socket, as far as that was said.
     refusals: HashMap<Key, Box<str>>,
     shares: sockets::Shares,
@@ -240,6 +243,7 @@ impl Hands {
             causes: HashMap::new(),
             denied: HashMap::new(),
             policies: HashMap::new(),
+            not_replaced: HashMap::new(),
             refusals: HashMap::new(),
             shares: sockets::Shares::default(),
             seen: idle::Seen::default(),
@@ -310,6 +314,7 @@ impl Hands {
                 self.causes.remove(&key);
                 self.denied.remove(&key);
                 self.policies.remove(&key);
+                self.not_replaced.remove(&key);
                 self.sides.overtake(key);
                 self.forget_whereabouts(key);
                 self.leave_group(key);
@@ -319,6 +324,7 @@ impl Hands {
                 }
                 self.shares.tidy();
             }
+            Action::Succeed { old, new } => self.succeed(old, new),
             Action::Rescan => self.rescan = true,
             Action::Tell(ref notice) if life::is_told_better(notice) => {}
             Action::Tell(ref notice) => {

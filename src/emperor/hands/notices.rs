@@ -80,6 +80,8 @@ fn of_vassal(name: &VassalName, what: &What) {
              SIGURG to the emperor, to have it started again"
         ),
         What::Reinforced => info!("[emperor] going in broodlord mode: launching zergs for {name}"),
+        What::Rolling => info!("[emperor] another process starts beside vassal {name} to take its place"),
+        What::Replaced => info!("[emperor] another process has taken the place of vassal {name}"),
         What::NoHeartbeat { seconds } => {
             warn!("[emperor] vassal {name} sent no heartbeat in last {seconds} seconds, killing it");
         }

@@ -30,7 +30,8 @@ pub(super) struct Queues {
 impl Hands {
     /// Looks at the queues of a vassal from now on if its file says so; reinforcements serve their base's.
     pub(super) fn watch_queues(&mut self, key: Key, vassal: &Vassal, terms: Option<&Terms>) {
-        let terms = terms.filter(|terms| terms.program.is_some() && vassal.zerg.is_none());
+        let terms =
+            terms.filter(|terms| terms.program.is_some() && (vassal.zerg.is_none() || vassal.is_successor()));
         match terms.map(|terms| terms.scale).filter(|scale| scale.max > 1) {
             Some(scale) => self.scale_again(
                 key,

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
@@ -248,6 +249,14 @@ impl Hands {
     pub(super) fn has_sockets(&self, key: Key) -> bool {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
         held.is_some_and(|held| held.sockets.is_some())
+    }
+
+    /// Whether these sockets are others than those that a vassal has.
+    pub(super) fn sockets_differ(&self, key: Key, terms: &SocketTerms, directory: &Path) -> bool {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.list);
+        let wanted = terms.in_directory(directory);
+        !wanted.sockets().iter().eq(has.iter().map(|socket| &socket.term))
     }
 
     /// Says why a vassal cannot have its sockets: once, however often it is tried.

@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tracing::{error, warn};
 
 use super::Hands;
-use super::agree::{Agreement, base_name};
+use super::agree::{Agreement, base_name, own_name};
 use super::command::{self, Command, Engine, Environment, Templates};
 use super::config_pipe::ConfigPipe;
 use super::draft::Draft;
@@ -171,6 +171,9 @@ impl Hands {
         };
         self.note_policy(key, court);
         let Some(terms) = self.imposed(key, court, asked) else { return Some(Event::NotStarted(key, false)) };
+        if let Some(refused) = self.refuse_successor(key, court, &terms) {
+            return Some(refused);
+        }
         if let Some(waits) = self.sleep(key, court, &terms) {
             return Some(waits);
         }
@@ -259,7 +262,9 @@ impl Hands {
             }
         };
         let is_command = terms.is_some_and(|terms| terms.program.is_some());
-        let mut arguments = if is_command { Vec::new() } else { self.tell_of_socket(key, court) };
+        // A successor is handed what the one before it has.
+        let holder = vassal.zerg.filter(|_| vassal.is_successor()).map_or(key, |zerg| zerg.base);
+        let mut arguments = if is_command { Vec::new() } else { self.tell_of_socket(holder, court) };
         arguments.extend(terms.map_or_else(Vec::new, |terms| terms.demand.arguments()));
         arguments.extend(self.launch.templates.arguments(self.launch.subject(vassal)));
         let commands = self.launch.templates.commands(&self.launch.engine, &arguments, &self.launch.path);
@@ -274,7 +279,7 @@ impl Hands {
         };
         let (config, their_config) = config.unzip();
         // Without its socket a vassal that waits on demand would be another one.
-        let Ok(socket) = self.on_demand_socket(key) else { return Event::NotStarted(key, true) };
+        let Ok(socket) = self.on_demand_socket(holder) else { return Event::NotStarted(key, true) };
         let Some(handed) = self.hand_sockets(key, court, terms) else { return Event::NotStarted(key, false) };
         let ends = Ends {
             stdin: socket.as_ref().map(AsFd::as_fd),
@@ -332,6 +337,7 @@ impl Hands {
         let pid = child.pid;
         self.failures.remove(&key);
         self.hindered.remove(&key);
+        self.not_replaced.remove(&key);
         match self.hold(key, ours, child.pidfd, reports) {
             Ok(()) => {
                 if let (Some(mut pipe), Some(supply)) = (config, supply) {
@@ -359,7 +365,7 @@ impl Hands {
         groups: Groups<'_>,
     ) -> Result<Child, SpawnError> {
         let launch = &self.launch;
-        let number = vassal.zerg.map(|zerg| zerg.number);
+        let number = vassal.zerg_number();
         let special = (ends.config.is_some() || number.is_some())
             .then(|| command::c_strings(launch.environment.of(ends.config.is_some(), number)));
         let prepared: Vec<_> = commands.iter().flat_map(prepare).collect();
@@ -447,10 +453,10 @@ impl Hands {
         let program = terms.and_then(|terms| terms.program.as_ref());
         let program = program.map(|program| program.placed(&handed.terms)).transpose();
         Ok(Draft {
-            name: Text::from(vassal.name.as_path().as_os_str()),
+            name: Text::from(OsStr::from_bytes(own_name(vassal))),
             file: base_name(vassal),
             place: self.launch.places.get(usize::from(vassal.source.0)).map(Place::path),
-            zerg: vassal.zerg.map(|zerg| zerg.number),
+            zerg: vassal.zerg_number(),
             carried: self.launch.carries(vassal.source),
             tyrant,
             commands,

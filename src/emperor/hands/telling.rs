@@ -114,6 +114,8 @@ fn in_words(what: &What) -> Option<(Kind, Cow<'static, str>)> {
             format!("it has failed {failures} times in a row and is given up (emperor-abandon-after)"),
         ),
         What::Reinforced => fixed(Kind::Started, "it is reinforced"),
+        What::Rolling => fixed(Kind::Told, "another process starts beside it, to take its place"),
+        What::Replaced => fixed(Kind::Ready, "another process has taken its place"),
         What::NoHeartbeat { seconds } => {
             made(Kind::Failed, format!("it sent no heartbeat for {seconds} s, and is killed"))
         }

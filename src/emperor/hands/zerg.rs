@@ -236,6 +236,12 @@ impl Hands {
         }
     }
 
+    /// The doors of one vassal are another's from now on.
+    pub(super) fn pass_doors(&mut self, old: Key, new: Key) {
+        let of_old = self.offers.doors.iter_mut().flatten().filter(|open| open.of == Some(old));
+        of_old.for_each(|open| open.of = Some(new));
+    }
+
     /// Closes all of a vassal's.
     pub(super) fn close_all_doors(&mut self, key: Key) {
         self.close_doors(key, |_| false);

@@ -217,7 +217,7 @@ impl Reign {
             self.hands.story().note(name, vassal.identity.uid, Kind::Operated, told);
         }
         self.feed(Event::Wanted(key, wish));
-        if wish != Wish::Reload && wish != Wish::Clear {
+        if !matches!(wish, Wish::Reload | Wish::Roll | Wish::Clear) {
             self.door.write_at.get_or_insert_with(|| Instant::now() + SETTLE);
         }
         match self.court.find(name) {
@@ -240,6 +240,7 @@ impl Reign {
             now: super::now(),
             on_demand: &|key| self.hands.on_demand_address(key),
             cause: &|key| self.hands.cause(key),
+            not_replaced: &|key| self.hands.not_replaced(key),
             last_exit: &|key| self.hands.last_exit(key),
             usage: &|key| self.hands.usage(key),
         })

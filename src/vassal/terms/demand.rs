@@ -100,10 +100,15 @@ impl DemandTerms {
         let idle_seconds = seconds("idle", is_command && !keep)?;
         let min_uptime_seconds = seconds("idle-min-uptime", is_command)?;
         let mut terms = Self { on_demand, socket: None, dies_idle, idle_seconds, min_uptime_seconds };
+        let rolls = super::life::rolls(asked)?;
+        if rolls && !is_command {
+            terms.socket = Some(Box::new(OwnSocket::only(asked, names)?));
+        }
         let found = match is_command {
-            _ if !on_demand => Ok(None),
+            _ if !on_demand => return Ok((terms, left_out)),
             true if names_socket(asked) => Ok(None),
             true => Err(without(asked)),
+            false if rolls => Ok(terms.socket.take()),
             false => OwnSocket::first(asked, names).map(|socket| Some(Box::new(socket))),
         };
         match found {
@@ -198,6 +203,13 @@ fn names_socket(asked: Asked<'_>) -> bool {
     asked.0.applied().any(|(option, _)| is_socket(option.kind))
 }
 
+/// Two processes of a vassal cannot both have a socket that uWSGI binds itself.
+const ONE_SOCKET: &str = "its processes take turns by the socket that the emperor holds for them, the first of this file; \
+                          this one uWSGI would bind itself, and two cannot: take one of them out, or touch-reload-mode";
+
+const NO_SOCKET: &str = "there is no socket that the emperor could hold for its processes; name one, like \
+                         `socket = /run/NAME.sock`";
+
 fn without(asked: Asked<'_>) -> TermsError {
     const WHY: &str = "there is no socket on which it could wait; name one, like `socket = /run/NAME.sock`";
     match asked.0.flag_origin("on-demand") {
@@ -207,6 +219,24 @@ fn without(asked: Asked<'_>) -> TermsError {
 }
 
 impl OwnSocket {
+    /// The one that there is, where there must not be another.
+    fn only(asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
+        let binds = |kind| matches!(kind, Kind::Socket | Kind::SocketTls | Kind::SharedSocket);
+        let mut sockets = asked.0.applied().filter(|(option, _)| binds(option.kind)).skip(1);
+        if let Some((option, pair)) = sockets.next() {
+            let got = Got { value: pair.value().unwrap_or_default(), origin: pair.origin() };
+            return Err(TermsError::new(&got, option.name, ONE_SOCKET));
+        }
+        let is_core = asked
+            .0
+            .applied()
+            .any(|(option, _)| option.kind == Kind::Socket && option.plugin_name() == "core");
+        match asked.value("touch-reload-mode").filter(|_| !is_core) {
+            Some(got) => Err(TermsError::new(&got, "touch-reload-mode", NO_SOCKET)),
+            None => Self::first(asked, names),
+        }
+    }
+
     fn first(asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
         let mut sockets = asked.0.applied().filter(|(option, _)| option.kind == Kind::Socket);
         let Some((option, pair)) = sockets.find(|(option, _)| option.plugin_name() == "core") else {
@@ -222,7 +252,7 @@ impl OwnSocket {
                 None => "write a whole path, from the root, or a port".into(),
             };
             return Err(wrong(format!(
-                "with on-demand, uWSGI would not know this socket for the one it is handed, and bind it again: {instead}"
+                "with on-demand or a rolling reload, uWSGI would not know this socket for the one it is handed, and bind it again: {instead}"
             )));
         }
         if matches!(address, Address::Tcp(tcp) if tcp.port() == 0) {

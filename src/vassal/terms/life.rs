@@ -1,4 +1,4 @@
-//! `stop-signal`, `reload-signal`, `stop-timeout`, `start-timeout`, `ready-check`, `watchdog-sec`: how a vassal is told
+//! `stop-signal`, `reload-signal`, `touch-reload-mode`, `stop-timeout`, `start-timeout`, `ready-check`, `watchdog-sec`: how a vassal is told
 //! things, and when it is ready.
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct LifeTerms {
     pub ready: Option<ReadyBy>,
     /// `watchdog-sec`, seconds.
     pub watchdog: Option<Seconds>,
+    /// `touch-reload-mode = rolling`.
+    pub rolling: bool,
 }
 
 /// A signal that there is.
@@ -83,6 +85,7 @@ impl LifeTerms {
             start_timeout: seconds("start-timeout", 0)?,
             ready: asked.parsed("ready-check", |text| ready(text, asked))?,
             watchdog: seconds("watchdog-sec", 1)?,
+            rolling: rolls(asked)?,
         })
     }
 
@@ -97,6 +100,16 @@ impl LifeTerms {
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Whether the vassal reloads by another process beside it.
+pub(super) fn rolls(asked: Asked<'_>) -> Result<bool, TermsError> {
+    let mode = asked.parsed("touch-reload-mode", |text| match text {
+        "rolling" => Ok(true),
+        "reload" => Ok(false),
+        other => Err(format!("`{other}` is no mode; `reload` or `rolling` is wanted")),
+    })?;
+    Ok(mode.unwrap_or(false))
 }
 
 fn ready(text: &str, asked: Asked<'_>) -> Result<ReadyBy, String> {

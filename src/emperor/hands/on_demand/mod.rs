@@ -72,13 +72,23 @@ pub(super) struct Waiting {
     named: Option<Box<str>>,
     /// How it was made, if its own file has said so.
     manner: Option<Box<Manner>>,
+    /// It passes from process to process, and starts nobody.
+    passes: bool,
 }
 
 impl Waiting {
     fn new(listener: Listener, address: &str) -> Box<Self> {
         let is_path = listener.file.as_ref().is_some_and(|file| file.path().to_str() == Some(address));
         let address = (!is_path).then(|| address.into());
-        Box::new(Self { listener, address, watched: false, searched: i64::MIN, named: None, manner: None })
+        Box::new(Self {
+            listener,
+            address,
+            watched: false,
+            searched: i64::MIN,
+            named: None,
+            manner: None,
+            passes: false,
+        })
     }
 
     /// What is held: the socket, its address as it was given, its file.
@@ -126,7 +136,8 @@ impl Hands {
     #[must_use]
     pub fn on_demand_address(&self, key: Key) -> &str {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
-        held.and_then(|held| held.waiting.as_ref()).map_or("", |waiting| waiting.address())
+        let waiting = held.and_then(|held| held.waiting.as_ref()).filter(|waiting| !waiting.passes);
+        waiting.map_or("", |waiting| waiting.address())
     }
 
     pub(super) fn admit(&mut self, key: Key, court: &Court) -> Option<Event> {

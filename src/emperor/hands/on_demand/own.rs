@@ -25,19 +25,23 @@ impl Hands {
             self.let_go(key); // its file names none any more
         }
         let is_woken = vassal.on_demand;
-        if !terms.demand.waits() || is_woken && !vassal.own_demand {
+        let waits = terms.demand.waits();
+        if is_woken && !vassal.own_demand {
+            return self.refuse_other(key, vassal, terms);
+        }
+        if !waits && !terms.life.rolling {
             return None;
         }
         if let Some(socket) = terms.demand.socket() {
-            return match self.provide_own(key, court, vassal, socket) {
-                Ok(()) => (!is_woken).then_some(Event::Sleeps(key)),
+            return match self.provide_own(key, court, vassal, socket, !waits) {
+                Ok(()) => (waits && !is_woken).then_some(Event::Sleeps(key)),
                 Err(why) => {
                     self.refuse_own(key, vassal, &why);
                     Some(Event::NotStarted(key, false))
                 }
             };
         }
-        if is_woken {
+        if is_woken || !waits {
             return None;
         }
         let known = self.has_listeners(key);
@@ -51,12 +55,13 @@ impl Hands {
     }
 
     /// The socket that uWSGI is handed: the one that is held, if it is still meant.
-    fn provide_own(
+    pub(in crate::emperor::hands) fn provide_own(
         &mut self,
         key: Key,
         court: &Court,
         vassal: &Vassal,
         socket: &OwnSocket,
+        passes: bool,
     ) -> Result<(), String> {
         let OwnSocket { option, term } = socket;
         let (address, manner) = (&term.address, &term.manner);
@@ -69,6 +74,7 @@ impl Hands {
                 tuned.map_err(|cause| format!("{address}: {cause}{}", remedy(&cause, owner)))?;
             }
             (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
+            (waiting.passes, waiting.searched) = (passes, vassal.identity.mtime_ns);
             return Ok(());
         }
         self.let_go(key);
@@ -91,16 +97,46 @@ impl Hands {
             };
             format!("{option} = {address}: {cause}{help}")
         })?;
-        detected(vassal, address);
+        if !passes {
+            detected(vassal, address);
+        }
         let text = match address {
             Address::Path(path) => path.display().to_string(),
             other => other.to_string(),
         };
         let mut waiting = Waiting::new(listener, &text);
         (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
+        (waiting.passes, waiting.searched) = (passes, vassal.identity.mtime_ns);
         self.slot(key).waiting = Some(waiting);
         self.refusals.remove(&key);
         Ok(())
+    }
+
+    /// A rolling reload needs the socket that all of the vassal's processes share to be the one that its file names.
+    fn refuse_other(&mut self, key: Key, vassal: &Vassal, terms: &Terms) -> Option<Event> {
+        let OwnSocket { term, .. } = terms.demand.socket().filter(|_| terms.life.rolling)?;
+        let waiting = self.held(key).and_then(|held| held.waiting.as_ref());
+        if waiting.is_some_and(|waiting| waiting.serves(&term.address)) {
+            return None;
+        }
+        let why = format!(
+            "touch-reload-mode = rolling, but its file names {}, which is not the socket that starts it: name that one, or \
+             take the line out",
+            term.address
+        );
+        self.refuse_own(key, vassal, &why);
+        Some(Event::NotStarted(key, false))
+    }
+
+    /// Whether the socket that is held for a vassal's standard input is at this address.
+    pub(in crate::emperor::hands) fn serves(&mut self, key: Key, address: &Address) -> bool {
+        let waiting = self.held(key).and_then(|held| held.waiting.as_ref());
+        waiting.is_some_and(|waiting| waiting.serves(address))
+    }
+
+    /// Whether there is one.
+    pub(in crate::emperor::hands) fn has_waiting(&mut self, key: Key) -> bool {
+        self.held(key).is_some_and(|held| held.waiting.is_some())
     }
 
     fn refuse_own(&mut self, key: Key, vassal: &Vassal, why: &str) {
@@ -108,7 +144,7 @@ impl Hands {
         if before.as_deref() != Some(why) {
             let name = &vassal.name;
             error!(
-                "[emperor] vassal {name} cannot wait on demand: {why}. It is tried again by and by, and at once when \
+                "[emperor] vassal {name} cannot have its socket held: {why}. It is tried again by and by, and at once when \
                  {name} is touched"
             );
             self.tell_of(name, Some(vassal), Kind::Refused, format!("it cannot wait on demand: {why}"));

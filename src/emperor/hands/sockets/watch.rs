@@ -26,7 +26,7 @@ const MOST_ALARMS: u8 = 16;
 
 impl Hands {
     /// Hears from now on of what is done to the files of a vassal's sockets; without that it is seen at its end.
-    pub(super) fn watch_files(&mut self, key: Key) {
+    pub(in crate::emperor::hands) fn watch_files(&mut self, key: Key) {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
         let Some(sockets) = held.and_then(|held| held.sockets.as_ref()) else { return };
         if sockets.files().next().is_none() {
