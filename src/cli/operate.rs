@@ -10,6 +10,7 @@ mod renew;
 mod table;
 mod why;
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -101,11 +102,40 @@ struct Vassal {
     restarts: u32,
     cause: Option<String>,
     reinforces: Option<String>,
+    /// What it takes and does; in another document.
+    #[serde(skip)]
+    use_: Option<Use>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Vassals {
     vassals: Vec<Vassal>,
+}
+
+/// What is measured of a vassal, as far as it is shown here.
+#[derive(Debug, Default, Deserialize)]
+struct Use {
+    id: String,
+    process: Option<Processes>,
+    figures: Option<Figures>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Processes {
+    memory_bytes: u64,
+    cpu_micros: u64,
+    queue: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Figures {
+    requests: u64,
+    listen_queue: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Uses {
+    vassals: Vec<Use>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,6 +175,9 @@ pub(super) fn status(arguments: &Status) -> ExitCode {
             said.take(client.ask("GET", &path(name, None))?, name);
         }
         said.all_count = true;
+        if !arguments.which.json {
+            said.measure(&client)?;
+        }
         said.end(arguments.which.json)
     })
 }
@@ -226,6 +259,19 @@ impl Said {
             Err(problem) => self.refuse(&problem),
         }
         self.documents.push(reply);
+    }
+
+    /// Adds what the vassals take and do. What cannot be had is left out: the states are what was asked for.
+    fn measure(&mut self, client: &Client) -> Result<(), Unreachable> {
+        if self.vassals.iter().all(|vassal| vassal.pid.is_none()) {
+            return Ok(());
+        }
+        let Ok(uses) = client.ask("GET", "/v1/stats")?.read::<Uses>() else { return Ok(()) };
+        let mut uses: HashMap<_, _> = uses.vassals.into_iter().map(|it| (it.id.clone(), it)).collect();
+        for vassal in &mut self.vassals {
+            vassal.use_ = uses.remove(&vassal.id);
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, problem: &str) {

@@ -39,14 +39,28 @@ pub(super) fn table(vassals: &[Vassal], now: u64, screen: Screen) -> String {
     if vassals.is_empty() {
         return String::new();
     }
-    let mut rows = vec![["NAME", "STATE", "SINCE", "RESTARTS", "PID"].map(str::to_owned)];
+    let mut rows = vec![HEADS.map(str::to_owned)];
     rows.extend(vassals.iter().map(|vassal| {
-        let pid = vassal.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+        let pid = shown(vassal.pid, |pid| pid.to_string());
         let since = age(now.saturating_sub(vassal.since));
-        [vassal.name(), legible(&vassal.state), since, vassal.restarts.to_string(), pid]
+        let used = vassal.use_.as_ref();
+        let process = used.and_then(|used| used.process.as_ref());
+        let figures = used.and_then(|used| used.figures.as_ref());
+        let queue = process.and_then(|process| process.queue).or(figures.map(|figures| figures.listen_queue));
+        [
+            vassal.name(),
+            legible(&vassal.state),
+            since,
+            vassal.restarts.to_string(),
+            pid,
+            shown(process, |process| size(process.memory_bytes)),
+            shown(process, |process| age(process.cpu_micros / 1_000_000)),
+            shown(figures, |figures| figures.requests.to_string()),
+            shown(queue, |queue| queue.to_string()),
+        ]
     }));
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let mut widths: [usize; 5] = std::array::from_fn(widest);
+    let mut widths: [usize; HEADS.len()] = std::array::from_fn(widest);
     let others: usize = widths[1..].iter().map(|width| width + GAP).sum::<usize>() + GAP;
     if let Some(columns) = screen.columns {
         let is_any_unwell = vassals.iter().any(|vassal| vassal.cause.is_some());
@@ -71,6 +85,19 @@ pub(super) fn table(vassals: &[Vassal], now: u64, screen: Screen) -> String {
         text.push('\n');
     }
     text
+}
+
+const HEADS: [&str; 9] = ["NAME", "STATE", "SINCE", "RESTARTS", "PID", "MEM", "CPU", "REQS", "QUEUE"];
+
+fn shown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".into(), show)
+}
+
+/// Bytes in the largest unit of which there are some.
+fn size(bytes: u64) -> String {
+    let units = [(1 << 40, 'T'), (1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')];
+    let fitting = units.into_iter().find(|(unit, _)| bytes >= *unit);
+    fitting.map_or_else(|| format!("{bytes}B"), |(unit, letter)| format!("{}{letter}", bytes / unit))
 }
 
 /// Blanks between two columns.
@@ -108,6 +135,7 @@ fn cut(text: &str, most: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Figures, Processes, Use};
     use super::*;
 
     fn vassal(id: &str, state: &str, cause: Option<&str>) -> Vassal {
@@ -120,18 +148,23 @@ mod tests {
             restarts: 2,
             cause,
             reinforces: None,
+            use_: None,
         }
     }
 
     #[test]
     fn one_line_a_vassal_with_the_cause_of_those_that_are_not_well() {
+        let process = Processes { memory_bytes: 12_242_944, cpu_micros: 61_900_000, queue: None };
+        let figures = Figures { requests: 9, listen_queue: 3 };
+        let used = Use { id: "shop.ini".into(), process: Some(process), figures: Some(figures) };
         let vassals = [
-            vassal("shop.ini", "running", None),
+            Vassal { use_: Some(used), ..vassal("shop.ini", "running", None) },
             vassal("a%1B%5B1m.ini", "backing-off", Some("exited\x1b[31m with status 1")),
         ];
-        let wanted = "NAME            STATE        SINCE  RESTARTS  PID\n\
-                      shop.ini        running      5m0s   2         7\n\
-                      a\\u{1b}[1m.ini  backing-off  5m0s   2         7    exited\u{fffd}[31m with status 1\n";
+        let wanted = "NAME            STATE        SINCE  RESTARTS  PID  MEM  CPU   REQS  QUEUE\n\
+                      shop.ini        running      5m0s   2         7    11M  1m1s  9     3\n\
+                      a\\u{1b}[1m.ini  backing-off  5m0s   2         7    -    -     -     -      exited\u{fffd}[31m \
+                      with status 1\n";
         assert_eq!(table(&vassals, 400, Screen::default()), wanted);
         let coloured = table(&vassals, 400, Screen { columns: None, colour: true });
         assert!(
@@ -151,12 +184,12 @@ mod tests {
                 Some("exited with status 1; 7 failures in a row, starts again in 6.0 s"),
             ),
         ];
-        for columns in [72, 80, 132, 400] {
+        for columns in [100, 120, 160, 500] {
             let text = table(&vassals, 400, Screen { columns: Some(columns), colour: false });
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest.is_some_and(|widest| widest <= columns), "{columns}:\n{text}");
             assert!(
-                text.contains("…") == (columns < 400)
+                text.contains("…") == (columns < 500)
                     && text.contains("1.ini")
                     && text.contains("exited with"),
                 "{text}"
