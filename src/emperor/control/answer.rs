@@ -45,6 +45,13 @@ impl Answer {
         Self { status: StatusCode::OK, allow: None, content: Content::Document(body) }
     }
 
+    /// What can be asked for.
+    #[must_use]
+    pub fn description() -> Self {
+        let content = Content::Document(super::routes::DESCRIPTION.into());
+        Self { status: StatusCode::OK, allow: None, content }
+    }
+
     /// The empire in numbers.
     #[must_use]
     pub fn metrics(snapshot: Snapshot) -> Self {

@@ -10,6 +10,8 @@ use crate::emperor::court::Wish;
 pub enum Route {
     /// `GET /metrics`.
     Metrics,
+    /// `GET /v1/openapi.json`.
+    Description,
     /// `GET /v1/emperor`.
     Emperor,
     /// `POST /v1/emperor/renew`.
@@ -38,6 +40,9 @@ pub enum Route {
     /// Everything; at `emperor-stats-full` only.
     Full,
 }
+
+/// What there is, for programs.
+pub(super) const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
 
 /// The longest name that is taken: no source has longer ones.
 const MOST_NAME: usize = 4096;
@@ -73,6 +78,7 @@ impl Route {
             })
         };
         let (route, wanted) = match parts {
+            [Some("openapi.json"), None, ..] => (Self::Description, Method::GET),
             [Some("emperor"), None, ..] => (Self::Emperor, Method::GET),
             [Some("emperor"), Some("renew"), None, _] => (Self::Renew, Method::POST),
             [Some("vassals"), None, ..] => (Self::Vassals, Method::GET),
@@ -179,6 +185,64 @@ mod tests {
         assert_eq!(escape(b"shop-1.ini"), "shop-1.ini");
         for bad in ["%", "%4", "%zz", "a%", "%+1", "%%%"] {
             assert_eq!(unescape(bad), None, "{bad}");
+        }
+    }
+
+    /// Where a route is; a new one does not compile before it is here.
+    fn place(route: &Route) -> Option<(&'static str, String)> {
+        let path = match route {
+            Route::Metrics => "/metrics",
+            Route::Description => "/v1/openapi.json",
+            Route::Emperor => "/v1/emperor",
+            Route::Renew => return Some(("post", "/v1/emperor/renew".into())),
+            Route::Events { .. } => "/v1/events",
+            Route::Vassals => "/v1/vassals",
+            Route::Vassal(_) => "/v1/vassals/{name}",
+            Route::EventsOf(_) => "/v1/vassals/{name}/events",
+            Route::Why(_) => "/v1/vassals/{name}/why",
+            Route::Stats(_) => "/v1/vassals/{name}/stats",
+            Route::Operate(_, wish) => {
+                let (verb, _) = VERBS.iter().find(|(_, known)| known == wish)?;
+                return Some(("post", format!("/v1/vassals/{{name}}/{verb}")));
+            }
+            Route::Figures => "/v1/stats",
+            Route::Document(_) | Route::Full => return None, // not at the control socket
+        };
+        Some(("get", path.into()))
+    }
+
+    #[test]
+    fn the_openapi_document_has_each_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let mut described = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                let wanted: Method = method.to_uppercase().parse().unwrap();
+                let route = Route::parse(&wanted, &path.replace("{name}", "a.ini"));
+                let route = route.unwrap_or_else(|answer| panic!("{method} {path}: {answer:?}"));
+                assert_eq!(place(&route), Some((&**method, path.clone())));
+                described += 1;
+            }
+        }
+        let name = || b"a".to_vec();
+        let plain = [
+            Route::Metrics,
+            Route::Description,
+            Route::Emperor,
+            Route::Renew,
+            Route::Events { follow: true },
+            Route::Vassals,
+            Route::Vassal(name()),
+            Route::EventsOf(name()),
+            Route::Why(name()),
+            Route::Stats(name()),
+            Route::Figures,
+        ];
+        let verbs = VERBS.map(|(_, wish)| Route::Operate(name(), wish));
+        let all: Vec<_> = plain.iter().chain(&verbs).filter_map(place).collect();
+        assert_eq!(all.len(), described);
+        for (method, path) in all {
+            assert!(document["paths"][&path][method].is_object(), "docs/openapi.json lacks {method} {path}");
         }
     }
 

@@ -161,6 +161,7 @@ impl Reign {
             Route::Metrics | Route::Figures | Route::Stats(_) | Route::Document(_) | Route::Full => {
                 return self.gather(asked);
             }
+            Route::Description => Answer::description(),
             Route::Emperor => self.with_view(|view| view.emperor(asked.peer)),
             Route::Renew if asked.peer == Peer::Master => return self.upgrade_for(asked),
             Route::Renew => Answer::problem(
