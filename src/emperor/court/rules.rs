@@ -135,6 +135,7 @@ impl Court {
     }
 
     pub(super) fn said(&mut self, key: Key, word: Word, now: Now) {
+        let is_followed = self.successor_of(key).is_some();
         let vassal = &mut self.vassals[key];
         if vassal.state != State::Up || !vassal.is_alive() {
             return; // it is on its way out, and nothing it says changes that
@@ -168,7 +169,9 @@ impl Court {
             }
             Word::Idle if vassal.zerg.is_some() => self.stop(key, Then::Forget, now),
             // It has not read yet that there is something new.
-            Word::Idle if instance.reloading || instance.reload_again => self.stop(key, Then::Restart, now),
+            Word::Idle if instance.reloading || instance.reload_again || is_followed => {
+                self.stop(key, Then::Restart, now)
+            }
             Word::Idle => {
                 self.say(key, What::Rests);
                 self.stop(key, Then::Rest, now);
@@ -297,6 +300,10 @@ impl Court {
         vassal.state = State::Resting(Rest::Refused);
         vassal.deadline = 0;
         self.say(key, What::InvalidPermissions { uid, gid });
+        if self.vassals[key].zerg.is_some() {
+            self.forget(key, now); // it is never started again
+            return true;
+        }
         self.dismiss_zergs(key, now);
         true
     }
