@@ -40,7 +40,7 @@ put memory.ini "memory-max = 20M\nmemory-swap-max = 0"
 until_ 'grep -q "memory.ini .*killed by the kernel: out of memory (memory-max 20M)" $log'; say $? "memory-max bites and is told"
 
 put tasks.ini "tasks-max = 10"
-until_ 'grep -q "max [1-9]" $top/tasks.ini/pids.events'; say $? "tasks-max bites: $(cat /job/forked) forked"
+until_ 'grep -q "tasks.ini .*refused a process (tasks-max 10)" $log'; say $? "tasks-max bites: $(cat /job/forked) forked"
 
 put burn.ini "cpu-max = 20 percent"
 until_ 'grep -q "nr_throttled [1-9]" $top/burn.ini/cpu.stat'; say $? "cpu-max throttles"

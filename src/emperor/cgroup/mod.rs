@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,9 @@ impl GroupRules {
 
 /// What the name of a tree begins with; sixteen digits follow.
 const TREE: &str = "emperor-";
+
+/// How long processes that were killed are awaited at the start, all in all: they take milliseconds.
+const DYING: Duration = Duration::from_millis(200);
 
 /// Device and number of the directory that a source is about: itself, or what is left of a pattern or a file without what
 /// is behind the last `/` that means itself. Zeros for one that is none.
@@ -518,6 +522,7 @@ impl Groups {
     /// Ends and removes all groups but these: whoever made them is no more, and nobody governs what is in them.
     pub fn sweep(&self, used: &HashSet<&str>) {
         let Some(tree) = self.tree() else { return };
+        let mut dying = Vec::new();
         for name in tree.names() {
             let is_used = |leaf: &&str| leaf.split('/').next() == Some(name.as_str());
             if !used.iter().any(is_used)
@@ -531,8 +536,16 @@ impl Groups {
                     );
                     tree.kill(&group);
                 }
-                tree.remove(&group);
+                dying.push((name, group));
             }
+        }
+        // Only empty ones can be removed, and nobody comes back to them.
+        let until = Instant::now() + DYING;
+        for (name, group) in dying {
+            while !tree.all_processes(&name).is_empty() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            tree.remove(&group);
         }
     }
 
