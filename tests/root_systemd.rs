@@ -3,38 +3,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::systemd_box::SystemdBox;
+use support::systemd_box::{SystemdBox, UNITS};
 use support::{Bed, PATIENCE, poll};
 
 const EMPEROR: &str = "emperor.uwsgi.service";
-
-fn packaged(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(name)
-}
-
-const UNITS: [&str; 5] =
-    [EMPEROR, "emperor.uwsgi.socket", "uwsgi@.service", "uwsgi@.socket", "uwsgi-secure@.service"];
-
-/// A box in which everything is installed, and nothing started.
-fn installed(bed: &Bed, unit: &str) -> Option<SystemdBox> {
-    if !support::root() {
-        return None;
-    }
-    let systemd = SystemdBox::start(bed, unit)?;
-    systemd.copy(Path::new(env!("CARGO_BIN_EXE_emperor")), "/usr/bin/emperor");
-    for name in UNITS {
-        systemd.copy(&packaged(name), "/etc/systemd/system/");
-    }
-    systemd.copy(&packaged("emperor.ini"), "/etc/uwsgi/emperor.ini");
-    systemd.copy(&packaged("emperor.tmpfiles"), "/usr/lib/tmpfiles.d/emperor.conf");
-    systemd.copy(&packaged("emperor.sysusers"), "/usr/lib/sysusers.d/emperor.conf");
-    systemd.exec(&["systemd-sysusers", "emperor.conf"]);
-    systemd.exec(&["systemd-tmpfiles", "--create", "emperor.conf"]);
-    systemd.systemctl(&["daemon-reload"]);
-    Some(systemd)
-}
 
 fn sleeper(systemd: &SystemdBox, bed: &Bed, path: &str, seconds: u32) {
     systemd.write(bed, path, &format!("[uwsgi]\ncommand = sleep {seconds}\n"));
@@ -52,7 +25,7 @@ fn pid_of(systemd: &SystemdBox, seconds: u32) -> String {
 #[test]
 fn root_systemd_has_nothing_to_say_about_the_units() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, EMPEROR) else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, EMPEROR) else { return };
     for unit in UNITS.map(|name| name.replace('@', "@x")) {
         let said = systemd.exec(&["sh", "-c", &format!("systemd-analyze --man=no verify {unit} 2>&1")]);
         assert_eq!(said, "", "{unit}");
@@ -62,7 +35,7 @@ fn root_systemd_has_nothing_to_say_about_the_units() {
 #[test]
 fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, EMPEROR) else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, EMPEROR) else { return };
     sleeper(&systemd, &bed, "/etc/uwsgi/vassals/a.ini", 7001);
     systemd.systemctl(&["enable", EMPEROR]);
     systemd.systemctl(&["start", "uwsgi-emperor"]); // by Debian's name for it
@@ -152,7 +125,7 @@ fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
 #[test]
 fn root_systemd_ends_an_emperor_that_hangs_and_its_vassals_go_on() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, EMPEROR) else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, EMPEROR) else { return };
     let quick = "[Service]\nWatchdogSec=1s\nStartLimitIntervalSec=0\n";
     systemd.write(&bed, "/etc/systemd/system/emperor.uwsgi.service.d/quick.conf", quick);
     systemd.systemctl(&["daemon-reload"]);
@@ -194,7 +167,7 @@ fn ask(systemd: &SystemdBox, path: &str) -> (bool, String) {
 #[test]
 fn root_systemd_passes_sockets_to_the_vassals_of_their_names() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, EMPEROR) else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, EMPEROR) else { return };
     if !systemd.try_exec(&["python3", "--version"]).0 {
         return support::skip("needs python3");
     }
@@ -236,7 +209,7 @@ const STATIC: &str = "[uwsgi]\nmaster = true\nprotocol = http\nprocesses = 1\nne
 #[test]
 fn root_systemd_runs_one_application_without_an_emperor() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, "uwsgi@example") else { return };
     if !systemd.try_exec(&["uwsgi", "--version"]).0 {
         return support::skip("needs uwsgi");
     }
@@ -274,7 +247,7 @@ fn root_systemd_runs_one_application_without_an_emperor() {
 #[test]
 fn root_systemd_runs_a_program_without_an_emperor() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, "uwsgi-secure@example") else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, "uwsgi-secure@example") else { return };
     let script = "[uwsgi]\ncommand = sh -c 'systemd-notify --ready; exec sleep 7021'\nenv = A=b\n\
         umask = 077\n";
     systemd.write(&bed, "/etc/uwsgi/example.ini", script);
@@ -293,7 +266,7 @@ fn root_systemd_runs_a_program_without_an_emperor() {
 #[test]
 fn root_systemd_starts_the_built_in_engine_at_its_socket_where_no_uwsgi_is_installed() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, "uwsgi@example") else { return };
     let hidden = "[Service]\nEnvironment=PATH=/nonexistent\n";
     systemd.write(&bed, "/etc/systemd/system/uwsgi@.service.d/hidden.conf", hidden);
     systemd.systemctl(&["daemon-reload"]);
@@ -316,7 +289,7 @@ fn root_systemd_starts_the_built_in_engine_at_its_socket_where_no_uwsgi_is_insta
 #[test]
 fn root_systemd_takes_uwsgis_ends_for_success_and_starts_what_failed_again() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, "uwsgi@example") else { return };
     let ends = |status: u32| {
         let line = format!("command = sh -c 'systemd-notify --ready; exit {status}'");
         systemd.write(&bed, "/etc/uwsgi/example.ini", &format!("[uwsgi]\n{line}\n"));
@@ -337,7 +310,7 @@ fn root_systemd_takes_uwsgis_ends_for_success_and_starts_what_failed_again() {
 #[test]
 fn root_systemd_runs_a_program_with_process_ids_of_its_own() {
     let bed = Bed::new();
-    let Some(systemd) = installed(&bed, "uwsgi@example") else { return };
+    let Some(systemd) = SystemdBox::installed(&bed, "uwsgi@example") else { return };
     let lines = "sandbox = standard\ncommand = sh -c 'systemd-notify --ready; exec sleep 7031'\n";
     systemd.write(&bed, "/etc/uwsgi/example.ini", &format!("[uwsgi]\n{lines}"));
     systemd.systemctl(&["start", "uwsgi@example"]);

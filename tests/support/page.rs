@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{skip, tools};
+use super::systemd_box::SystemdBox;
+use super::{PATIENCE, poll, skip, tools};
 
 /// A page.
 pub(crate) struct Page {
@@ -116,6 +117,28 @@ impl Page {
             .expect("unshare");
         let (out, err) = (String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
         assert!(played.status.success(), "{out}\n{err}");
+    }
+
+    /// Runs the commands of some chapters in a systemd, each block until it succeeds and prints what it must.
+    pub(crate) fn play_in(&self, systemd: &SystemdBox, chapters: &[&str]) {
+        let repository = env!("CARGO_MANIFEST_DIR");
+        for chapter in chapters {
+            let blocks: Vec<Block> =
+                self.blocks().into_iter().filter(|block| block.chapter == *chapter).collect();
+            assert!(!blocks.is_empty(), "there is no chapter {chapter}");
+            for block in blocks {
+                assert!(!block.stays, "units stay, commands do not: {}", block.code);
+                let code = block.code.replace("target/release/emperor", env!("CARGO_BIN_EXE_emperor"));
+                let code = format!("cd '{repository}'\n{code}");
+                let mut said = String::new();
+                let done = poll(PATIENCE, || {
+                    let (succeeded, text) = systemd.try_exec(&["sh", "-ec", &code]);
+                    said = text;
+                    (succeeded && block.prints.lines().all(|line| said.contains(line))).then_some(())
+                });
+                assert!(done.is_some(), "{code}\n{said}\n{}", systemd.journal());
+            }
+        }
     }
 
     /// Writes down a block; the line that runs it.

@@ -1,17 +1,30 @@
 //! A real systemd in namespaces of its own, run by the program that SYSTEMD_BOX names.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Bed, PATIENCE, poll, skip};
+use super::{Bed, PATIENCE, poll, root, skip};
 
 /// It stops when this is dropped.
 pub(crate) struct SystemdBox {
     program: OsString,
     name: String,
     unit: String,
+}
+
+/// The units of `packaging/systemd`.
+pub(crate) const UNITS: [&str; 5] = [
+    "emperor.uwsgi.service",
+    "emperor.uwsgi.socket",
+    "uwsgi@.service",
+    "uwsgi@.socket",
+    "uwsgi-secure@.service",
+];
+
+fn packaged(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(name)
 }
 
 static BOXES: AtomicU32 = AtomicU32::new(0);
@@ -29,6 +42,25 @@ impl SystemdBox {
             Self { program, name: format!("emperor-{}-{number}", std::process::id()), unit: unit.into() };
         made.run(&["start", &made.name, "--bind", &bed.root().display().to_string()]);
         Some(made)
+    }
+
+    /// The same with all that is packaged installed, and nothing started. Takes root.
+    pub(crate) fn installed(bed: &Bed, unit: &str) -> Option<Self> {
+        if !root() {
+            return None;
+        }
+        let systemd = Self::start(bed, unit)?;
+        systemd.copy(Path::new(env!("CARGO_BIN_EXE_emperor")), "/usr/bin/emperor");
+        for name in UNITS {
+            systemd.copy(&packaged(name), "/etc/systemd/system/");
+        }
+        systemd.copy(&packaged("emperor.ini"), "/etc/uwsgi/emperor.ini");
+        systemd.copy(&packaged("emperor.tmpfiles"), "/usr/lib/tmpfiles.d/emperor.conf");
+        systemd.copy(&packaged("emperor.sysusers"), "/usr/lib/sysusers.d/emperor.conf");
+        systemd.exec(&["systemd-sysusers", "emperor.conf"]);
+        systemd.exec(&["systemd-tmpfiles", "--create", "emperor.conf"]);
+        systemd.systemctl(&["daemon-reload"]);
+        Some(systemd)
     }
 
     fn run(&self, words: &[&str]) -> String {
