@@ -103,6 +103,67 @@ fn a_vassal_is_stopped_started_and_restarted_and_others_go_on() {
     assert_eq!(code(&client(&bed, None, &["status"])), 3);
 }
 
+/// A uwsgi packet to `emperor-command-socket`, as somebody.
+fn command(bed: &Bed, uid: u32, pairs: &[(&str, &str)]) {
+    let mut body = Vec::new();
+    for text in pairs.iter().flat_map(|(key, value)| [key, value]) {
+        body.extend(u16::try_from(text.len()).expect("a short text").to_le_bytes());
+        body.extend(text.as_bytes());
+    }
+    let [low, high] = u16::try_from(body.len()).expect("a short packet").to_le_bytes();
+    let escaped: String =
+        [&[0, low, high, 0], &body[..]].concat().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let script = format!(
+        "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'{escaped}', '{}')",
+        bed.path("commands.sock").display()
+    );
+    let sent = Command::new("python3").args(["-c", &script]).uid(uid).gid(uid).current_dir("/").output();
+    let sent = sent.expect("python3");
+    assert!(sent.status.success(), "{sent:?}");
+}
+
+#[test]
+fn the_command_socket_of_the_old_line_obeys_those_who_may_operate() {
+    let bed = Bed::new();
+    bed.vassal("a.ini");
+    let emperor = emperor(&bed).opt("emperor-command-socket", bed.path("commands.sock")).start();
+    bed.started("a.ini", 1);
+    let own = nix::unistd::geteuid().as_raw();
+    command(&bed, own, &[("cmd", "stop"), ("vassal", "a.ini")]);
+    until(&bed, "a.ini", "stopped");
+    command(&bed, own, &[("command", "spawn"), ("vassal", "a.ini")]);
+    bed.started("a.ini", 2);
+    command(&bed, own, &[("cmd", "stop"), ("vassal", "nobody.ini")]);
+    emperor.wait_log("stop of \"nobody.ini\" was wanted over emperor-command-socket, and is refused");
+    command(&bed, own, &[("cmd", "log"), ("msg", "deployed\n42")]);
+    emperor.wait_log("somebody says over emperor-command-socket: deployed42");
+    emperor.stop(&bed);
+    assert!(!bed.path("commands.sock").exists());
+}
+
+#[test]
+fn root_a_tenant_commands_his_own_vassals_alone() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    for (name, owner) in [("alice.ini", ALICE), ("bob.ini", BOB)] {
+        bed.vassal(name);
+        lchown(bed.path("v").join(name), Some(owner), Some(owner)).expect("an owner");
+    }
+    let builder = emperor(&bed).opt("emperor-command-socket", bed.path("commands.sock"));
+    let emperor = builder.flag("emperor-tyrant").start();
+    bed.started("alice.ini", 1);
+    let pid = bed.started("bob.ini", 1);
+    command(&bed, ALICE, &[("cmd", "stop"), ("vassal", "bob.ini")]);
+    command(&bed, ALICE, &[("cmd", "log"), ("msg", "a lie")]);
+    command(&bed, ALICE, &[("cmd", "stop"), ("vassal", "alice.ini")]);
+    until(&bed, "alice.ini", "stopped");
+    assert_eq!(row(&bed, "bob.ini")["pid"], pid, "nothing was done to it");
+    assert!(!emperor.log().contains("a lie"), "{}", emperor.log());
+    emperor.stop(&bed);
+}
+
 #[test]
 fn what_is_stopped_stays_so_under_the_next_program_and_the_next_emperor_until_its_file_changes() {
     let bed = Bed::new();

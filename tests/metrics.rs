@@ -256,6 +256,49 @@ fn a_thousand_vassals_are_there_within_a_tenth_of_a_second() {
     emperor.stop(&bed);
 }
 
+/// A real Prometheus scrapes by the example, and its rules see what is to be seen.
+#[test]
+fn prometheus_reads_it() {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/engines/bin/prometheus");
+    if !program.exists() {
+        println!("skipped: packaging/install-test-engines has not got prometheus");
+        return;
+    }
+    let (bed, port, own) = (Bed::new(), free_port(), free_port());
+    bed.vassal("a.ini");
+    let mut emperor = emperor(&bed, port).start();
+    bed.started("a.ini", 1);
+    let example = std::fs::read_to_string(packaged("scrape.yml")).expect("the example");
+    let quick = example.replace("9117", &port.to_string()).replace("15s", "1s");
+    bed.write("prometheus.yml", quick);
+    std::fs::copy(packaged("emperor.rules.yml"), bed.path("emperor.rules.yml")).expect("the rules");
+    let mut prometheus = Command::new(tools::usher())
+        .args(["launch", "--"])
+        .arg(program)
+        .arg(format!("--config.file={}", bed.path("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", bed.path("tsdb").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{own}"))
+        .env("WITNESS_DIR", bed.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("prometheus");
+    let query = |words: &str| get(own, &format!("/api/v1/query?query={words}"), "Connection: close\r\n").1;
+    let seen = |words: &str, answer: &str| {
+        let found = poll(PATIENCE, || query(words).contains(answer).then_some(()));
+        assert!(found.is_some(), "{words}: {}", query(words));
+    };
+    seen("up", "\"job\":\"emperor\"},\"value\"");
+    seen("emperor_vassal_state", "\"state\":\"running\",\"vassal\":\"a.ini\"}");
+    seen("emperor_vassal_start_seconds_count", ",\"1\"]");
+    emperor.signal(Signal::SIGTERM);
+    assert_eq!(emperor.end().code(), Some(0), "{}", emperor.log());
+    seen("up==0", "\"job\":\"emperor\"},\"value\"");
+    prometheus.kill().expect("a running prometheus");
+    prometheus.wait().expect("its end");
+}
+
 #[test]
 fn the_rules_are_right_and_name_what_there_is() {
     let rules = std::fs::read_to_string(packaged("emperor.rules.yml")).expect("the rules");

@@ -371,6 +371,7 @@ impl Reader<'_> {
             mode: mode.transpose()?,
             group: group.transpose()?,
             tyrant: self.0.flag("emperor-tyrant"),
+            commands: self.path("emperor-command-socket").map(PathBuf::from),
             http: self.0.string("emperor-http").map(|got| String::from_utf8_lossy(got.value).into_owned()),
         })
     }

@@ -7,6 +7,7 @@
 
 mod advice;
 mod answer;
+mod commands;
 mod gallery;
 mod http;
 mod routes;
@@ -14,6 +15,7 @@ mod stopped;
 mod why;
 
 pub use answer::{Answer, Itself, Reloads, View};
+pub use commands::Commands;
 pub use gallery::Gallery;
 pub use routes::{Route, escape, unescape};
 pub use stopped::StoppedFile;
@@ -73,6 +75,8 @@ pub struct Options {
     pub tyrant: bool,
     /// Where `/metrics` is served to whoever can connect (`emperor-http`).
     pub http: Option<String>,
+    /// Where uWSGI's one-way commands are taken (`emperor-command-socket`).
+    pub commands: Option<PathBuf>,
 }
 
 impl Options {
@@ -83,7 +87,8 @@ impl Options {
             Place::At(path) => Place::At(directory.join(path)),
             place => place,
         };
-        Self { place, ..self }
+        let commands = self.commands.map(|path| directory.join(path));
+        Self { place, commands, ..self }
     }
 }
 

@@ -9,9 +9,10 @@ use hyper::StatusCode;
 use tracing::{error, info, warn};
 
 use super::Reign;
+use super::forward::suffered;
 use crate::emperor::control::{
-    Account, Answer, Asked, Control, ControlError, FILE_NAME, Gallery, Options, Output, Peer, Place, Route,
-    StoppedFile, View,
+    Account, Answer, Asked, Commands, Control, ControlError, FILE_NAME, Gallery, Options, Output, Peer,
+    Place, Route, StoppedFile, View,
 };
 use crate::emperor::court::{Event, Key, Wish};
 use crate::emperor::hands::RuntimeDir;
@@ -26,6 +27,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 pub(super) struct Door {
     control: Option<Control>,
     gallery: Option<Gallery>,
+    commands: Option<Commands>,
     file: Option<StoppedFile>,
     /// When it is to be written; none while it need not be.
     write_at: Option<Instant>,
@@ -44,18 +46,13 @@ impl Door {
         runtime: &mut RuntimeDir,
         goes_on: bool,
     ) -> Result<Self, ControlError> {
-        let gallery = match options.http.as_deref().map(Gallery::bind).transpose() {
-            Err(error) if goes_on => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                error!("[emperor] {error}: {cause}");
-                None
-            }
-            gallery => gallery?,
-        };
+        let gallery = suffered(options.http.as_deref().map(Gallery::bind).transpose(), goes_on)?;
+        let commands = options.commands.as_deref().map(|path| Commands::bind(path, options.tyrant));
+        let commands = suffered(commands.transpose(), goes_on)?;
         if let Some(gallery) = &gallery {
             info!("[emperor] metrics: http://{}/metrics", gallery.address());
         }
-        Ok(Self { gallery, ..Self::open_control(options, runtime, goes_on)? })
+        Ok(Self { gallery, commands, ..Self::open_control(options, runtime, goes_on)? })
     }
 
     fn open_control(
@@ -96,7 +93,7 @@ impl Door {
 
     /// The next request; never without a socket. Cancel-safe.
     pub(super) async fn next(&mut self) -> Asked {
-        let Self { control, gallery, .. } = self;
+        let Self { control, gallery, commands, .. } = self;
         let control = async {
             match control {
                 Some(control) => control.next().await,
@@ -109,7 +106,13 @@ impl Door {
                 None => pending().await,
             }
         };
-        tokio::select! { biased; asked = control => asked, asked = gallery => asked }
+        let commands = async {
+            match commands {
+                Some(commands) => commands.next().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! { biased; asked = control => asked, asked = gallery => asked, asked = commands => asked }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

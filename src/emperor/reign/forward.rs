@@ -124,7 +124,7 @@ async fn receive(visitor: Visitor, sender: mpsc::Sender<Asked>) {
 }
 
 /// Where vassals are governed already, seen or not, no trouble is a reason to end.
-fn suffered<T, E: Error>(opened: Result<Option<T>, E>, goes_on: bool) -> Result<Option<T>, E> {
+pub(super) fn suffered<T, E: Error>(opened: Result<Option<T>, E>, goes_on: bool) -> Result<Option<T>, E> {
     match opened {
         Err(error) if goes_on => {
             error!("[emperor] {error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
