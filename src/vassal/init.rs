@@ -35,6 +35,12 @@ pub(super) fn leave_behind(init: Init, link: Option<BorrowedFd<'_>>) -> io::Resu
     if std::process::id() != 1 {
         return Err(io::Error::other("it is not process 1 of a pid namespace"));
     }
+    fork_off(|program, signals| stay(init, link, program, signals))
+}
+
+/// Makes the process that becomes the program, and returns there, in a session of its own. Here `stay` runs, with all
+/// signals held back, and gives the status to end with.
+pub(super) fn fork_off(stay: impl FnOnce(Pid, &SigSet) -> i32) -> io::Result<()> {
     let everything = SigSet::all();
     let before = everything.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     match alone::fork() {
@@ -47,7 +53,7 @@ pub(super) fn leave_behind(init: Init, link: Option<BorrowedFd<'_>>) -> io::Resu
             SigSet::empty().thread_set_mask()?;
             Ok(())
         }
-        Ok(Some(program)) => std::process::exit(stay(init, link, program, &everything)),
+        Ok(Some(program)) => std::process::exit(stay(program, &everything)),
     }
 }
 

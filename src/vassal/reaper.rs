@@ -10,13 +10,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, alarm, setsid};
 
 use super::init::{self, Init};
 use super::link::END_ALL;
 use crate::sys::wait::{self, Ending};
-use crate::sys::{alone, fds, memory};
+use crate::sys::{fds, memory};
 
 /// Killed processes are gone within milliseconds. What takes longer hangs in the kernel, and is left to process 1.
 const ENDING_SECONDS: u32 = 2;
@@ -27,20 +27,7 @@ const POWERS: u64 = 1 << 5 | 1 << 19;
 /// subreaper be killed: nobody would know of it any more.
 pub(super) fn leave_behind(wanted: Init, link: Option<BorrowedFd<'_>>) -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
-    let everything = SigSet::all();
-    let before = everything.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    match alone::fork() {
-        Err(error) => {
-            before.thread_set_mask()?;
-            Err(error)
-        }
-        Ok(None) => {
-            setsid()?;
-            SigSet::empty().thread_set_mask()?;
-            Ok(())
-        }
-        Ok(Some(program)) => std::process::exit(stay(wanted, link, program, &everything)),
-    }
+    init::fork_off(|program, signals| stay(wanted, link, program, signals))
 }
 
 /// The rest of the life of the subreaper; gives the status to end with.

@@ -67,6 +67,19 @@ both!(python_is_started_by_its_first_client_goes_idle_and_comes_back, |kind: Kin
 
 /// The classic trap: the vassal's own file names the socket that it is given, and uWSGI would unlink and bind it. It is
 /// told that it has it already, and serves it by the protocol of its own line.
+/// It serves, goes back to its socket, and serves again at the same one.
+fn is_handed_its_own(emperor: &Emperor, path: &Path) {
+    let before = inode(path);
+    for round in 1..=2 {
+        assert_eq!(get(call(path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
+        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
+        waits(emperor, "app.ini");
+        assert_eq!(inode(path), before, "round {round}");
+    }
+    let line = emperor.wait_log("is handed the socket of its own line");
+    assert!(line.contains("app.ini:9") && line.contains("http-socket"), "{line}");
+}
+
 #[test]
 fn python_that_names_its_own_socket_is_handed_it() {
     if !has_python() || Kind::Real.program().is_none() {
@@ -78,15 +91,7 @@ fn python_that_names_its_own_socket_is_handed_it() {
     python(&bed, &format!("protocol = uwsgi\nhttp-socket = {}\n", path.display()));
     let emperor = plain(&bed, Kind::Ours).start();
     waits(&emperor, "app.ini");
-    let before = inode(&path);
-    for round in 1..=2 {
-        assert_eq!(get(call(&path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
-        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
-        waits(&emperor, "app.ini");
-        assert_eq!(inode(&path), before, "round {round}");
-    }
-    let line = emperor.wait_log("is handed the socket of its own line");
-    assert!(line.contains("app.ini:9") && line.contains("http-socket"), "{line}");
+    is_handed_its_own(&emperor, &path);
     emperor.stop(&bed);
 }
 
@@ -108,15 +113,7 @@ fn root_a_tenants_python_that_names_its_own_socket_is_handed_it() {
     own(&bed.path("v/app.ini"));
     let emperor = plain(&bed, Kind::Ours).flag("emperor-tyrant").start();
     waits(&emperor, "app.ini");
-    let before = inode(&path);
-    for round in 1..=2 {
-        assert_eq!(get(call(&path), "/x"), "path /x\n", "round {round}\n{}", emperor.log());
-        emperor.wait_stats("its process", |s| s["vassals"][0]["pid"].as_i64().filter(|pid| *pid > 0));
-        waits(&emperor, "app.ini");
-        assert_eq!(inode(&path), before, "round {round}");
-    }
-    let line = emperor.wait_log("is handed the socket of its own line");
-    assert!(line.contains("app.ini:9") && line.contains("http-socket"), "{line}");
+    is_handed_its_own(&emperor, &path);
     // A changed file is searched anew: here, for a line that cannot be handed over.
     let text = std::fs::read_to_string(bed.path("v/app.ini")).expect("its file");
     let part = bed.write(".new", text.replace("http-socket", "shared-socket"));
