@@ -154,7 +154,10 @@ impl Output {
                 let end = end.unwrap_or(length).min(length);
                 let from = began.log_at.max(end.saturating_sub(MOST_BYTES));
                 let lines = if from < end { last_lines(&log, from, end) } else { Vec::new() };
-                Self { place: "the emperor's log, while its last process ran".into(), lines }
+                Self {
+                    place: "the emperor's log while its last process ran; others write there as well".into(),
+                    lines,
+                }
             }
             None if is_journal() => Self {
                 place: format!("the journal: journalctl --no-pager -n 20 _PID={}", began.pid),
