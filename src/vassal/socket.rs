@@ -22,9 +22,11 @@ use super::plan::Text;
 use crate::sys::fs_identity::acting_for;
 
 mod file;
+mod rights;
 
 use file::within_reach;
 pub use file::{FileRecord, Restored, SocketFile, clear_the_way};
+pub use rights::first_free_port;
 
 /// Where to listen.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -100,6 +100,24 @@ fn root_what_a_tenant_may_not_do_is_not_done_for_him() {
 }
 
 #[test]
+fn root_a_tenant_may_have_the_ports_that_the_kernel_leaves_to_everybody() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    tenant(&bed, "low.ini", ALICE, "127.0.0.1:79");
+    tenant(&bed, "free.ini", ALICE, "127.0.0.1:81");
+    // In a network of its own nothing else changes.
+    let script = "ip link set lo up; echo 80 > /proc/sys/net/ipv4/ip_unprivileged_port_start && exec \"$@\"";
+    let words = ["unshare", "-n", "sh", "-c", script, "sh"];
+    let emperor = words.into_iter().fold(tyrant(&bed), |emperor, word| emperor.before(word)).start();
+    waits(&emperor, "free.ini");
+    let line = emperor.wait_log("vassal low.ini gets no on-demand socket: low.ini.socket: 127.0.0.1:79: ");
+    assert!(line.contains("a tenant may not have a port below 80; choose another"), "{line}");
+    emperor.stop(&bed);
+}
+
+#[test]
 fn root_a_companion_is_read_as_the_tenant_and_must_be_his_or_roots() {
     if !support::root() {
         return;

@@ -14,7 +14,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::on_demand::{FIRST_FREE_PORT, Owner, remedy};
+use super::on_demand::{Owner, remedy};
 use super::{Hands, Token};
 use crate::emperor::court::{Court, Key, Vassal};
 use crate::emperor::story::Kind;
@@ -469,19 +469,7 @@ fn forbidden(term: &SocketTerm, tenant: Option<Owner>) -> Result<(), String> {
             "listen = {backlog} is more than net.core.somaxconn allows ({most}); raise that, or lower listen"
         ));
     }
-    if tenant.is_none() {
-        return Ok(());
-    }
-    if let Address::Tcp(tcp) = &term.address
-        && (1..FIRST_FREE_PORT).contains(&tcp.port())
-    {
-        return Err(format!("a tenant may not have a port below {FIRST_FREE_PORT}; choose another"));
-    }
-    if term.manner.reuse_port {
-        let why = "reuse-port would let one tenant have the connections of another; take that line out";
-        return Err(why.into());
-    }
-    Ok(())
+    if tenant.is_some() { term.address.permits_tenant(&term.manner) } else { Ok(()) }
 }
 
 /// Whether clients find it and are served, once its file is put back.

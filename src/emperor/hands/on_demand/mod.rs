@@ -128,8 +128,6 @@ const MODE: u32 = 0o666;
 const MOST: usize = 4096;
 /// How long until it is seen again whether a source has supplied anything yet, which it does when it can be reached.
 const SUPPLY_PATIENCE: Duration = Duration::from_secs(3);
-/// Ports below this are root's.
-pub(super) const FIRST_FREE_PORT: u16 = 1024;
 
 impl Hands {
     /// The address of a vassal's on-demand socket; empty without one.
@@ -221,11 +219,8 @@ impl Hands {
     fn bind_to(&mut self, key: Key, court: &Court, address: &Address, text: &str, by: &str) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotBound(key) };
         let owner = self.socket_owner(vassal);
-        if let (Some(_), Address::Tcp(tcp)) = (owner, address)
-            && (1..FIRST_FREE_PORT).contains(&tcp.port())
-        {
-            let why = format!("{by}: {address}: a tenant may not have a port below {FIRST_FREE_PORT}");
-            return self.refuse(key, vassal, &why);
+        if let (Some(_), Err(why)) = (owner, address.permits_tenant(&Manner::default())) {
+            return self.refuse(key, vassal, &format!("{by}: {address}: {why}"));
         }
         let own = self.cede_socket(key, address).map(Ok);
         match own.unwrap_or_else(|| address.bind(self.launch.on_demand.backlog, MODE, owner)) {

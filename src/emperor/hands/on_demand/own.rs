@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use super::{FIRST_FREE_PORT, Hands, Waiting, detected, remedy};
+use super::{Hands, Waiting, detected, remedy};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::story::Kind;
 use crate::vassal::socket::Address;
@@ -78,16 +78,8 @@ impl Hands {
             return Ok(());
         }
         self.let_go(key);
-        if let (Some(_), Address::Tcp(tcp)) = (owner, address)
-            && (1..FIRST_FREE_PORT).contains(&tcp.port())
-        {
-            return Err(format!(
-                "{address}: a tenant may not have a port below {FIRST_FREE_PORT}; choose another"
-            ));
-        }
-        if owner.is_some() && manner.reuse_port {
-            let why = "reuse-port would let one tenant have the connections of another; take that line out";
-            return Err(format!("{address}: {why}"));
+        if owner.is_some() {
+            address.permits_tenant(manner).map_err(|why| format!("{address}: {why}"))?;
         }
         let listener = address.bind_in(manner, owner).map_err(|cause| {
             let other = self.who_has(key, address).and_then(|key| court.get(key));
