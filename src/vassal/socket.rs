@@ -96,20 +96,33 @@ impl From<Written> for Address {
     }
 }
 
-/// Why a text is no address.
+/// Why a text is no address, and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum BadAddress {
     /// Nothing is there.
-    #[error("the address is empty")]
+    #[error("the address is empty; write IP:PORT, :PORT, [IPv6]:PORT, @NAME or a path")]
     Empty,
+    /// A NUL, which ends paths and names elsewhere.
+    #[error("`{0}` holds a NUL byte; take it out")]
+    Nul(String),
     /// What is behind the colon.
-    #[error("`{0}` has no port between 0 and 65535 behind its last colon")]
+    #[error(
+        "`{0}` has no port between 0 and 65535 behind its last colon; write a number, or a path without colons"
+    )]
     Port(String),
     /// What is before it.
-    #[error("the host in `{0}` is no IP address, and names are not looked up here")]
+    #[error("the host in `{0}` is no IP address, and names are not looked up here; write its address")]
     Host(String),
+    /// There are more colons.
+    #[error("`{0}`: an IPv6 address stands in brackets; write {1}")]
+    Bare6(String, String),
+    /// There are brackets.
+    #[error("what stands in the brackets of `{0}` is no IPv6 address; mend it, as in `[::1]:8080`")]
+    Bad6(String),
     /// A unix socket's path.
-    #[error("`{0}` is longer than the {MAX_PATH} bytes that a unix socket's path may have")]
+    #[error(
+        "`{0}` is longer than the {MAX_PATH} bytes that a unix socket's path may have; choose a shorter one"
+    )]
     TooLong(String),
 }
 
@@ -136,6 +149,7 @@ impl Address {
         let text = text.trim_ascii();
         match text {
             b"" | b"@" => return Err(BadAddress::Empty),
+            _ if text.contains(&0) => return Err(BadAddress::Nul(shown(text))),
             [b'@', name @ ..] if name.len() <= MAX_PATH => return Ok(Self::Abstract(name.into())),
             [b'@', ..] => return Err(BadAddress::TooLong(shown(text))),
             _ => {}
@@ -147,11 +161,18 @@ impl Address {
         let Some(port) = number(&text[colon + 1..]) else { return Err(BadAddress::Port(shown(text))) };
         let host = std::str::from_utf8(&text[..colon]).unwrap_or("?");
         let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),
-            None if host.is_empty() => Some(Ipv4Addr::UNSPECIFIED.into()),
-            None => host.parse::<Ipv4Addr>().map(IpAddr::V4).ok(),
+            Some(v6) => match v6.parse::<Ipv6Addr>() {
+                Ok(ip) => IpAddr::V6(ip),
+                Err(_) => return Err(BadAddress::Bad6(shown(text))),
+            },
+            None if host.is_empty() => Ipv4Addr::UNSPECIFIED.into(),
+            None if host.contains(':') => return Err(bare_v6(text, host, port)),
+            None => match host.parse::<Ipv4Addr>() {
+                Ok(ip) => IpAddr::V4(ip),
+                Err(_) => return Err(BadAddress::Host(shown(text))),
+            },
         };
-        ip.map(|ip| Self::Tcp(SocketAddr::new(ip, port))).ok_or_else(|| BadAddress::Host(shown(text)))
+        Ok(Self::Tcp(SocketAddr::new(ip, port)))
     }
 
     /// A socket's file, whatever its name looks like.
@@ -287,6 +308,13 @@ impl Address {
     }
 }
 
+/// Where the port begins without brackets, only its writer knows.
+fn bare_v6(text: &[u8], host: &str, port: u16) -> BadAddress {
+    let likely = host.parse::<Ipv6Addr>().map(|ip| SocketAddr::new(ip.into(), port));
+    let instead = likely.map_or_else(|_| "`[ADDRESS]:PORT`".into(), |address| format!("`{address}`"));
+    BadAddress::Bare6(shown(text), instead)
+}
+
 fn depth(backlog: u32) -> Backlog {
     Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN)
 }
@@ -384,9 +412,18 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_named() {
-        assert_eq!(parsed(""), "the address is empty");
-        assert_eq!(parsed("@"), "the address is empty");
+        for empty in ["", " ", "@"] {
+            assert!(parsed(empty).starts_with("the address is empty; write IP:PORT"), "{empty:?}");
+        }
         assert!(parsed("localhost:80").contains("no IP address"));
+        assert!(parsed("::1:8080").ends_with("stands in brackets; write `[::1]:8080`"));
+        for bare in ["::1", "fe80::1", "::g:80"] {
+            assert!(parsed(bare).ends_with("write `[ADDRESS]:PORT`"), "{bare}: {}", parsed(bare));
+        }
+        assert!(parsed("[::g]:80").contains("no IPv6 address"));
+        for nul in ["@a\0b", "/run/a\0.sock", "127.0.0.1\0:80"] {
+            assert!(parsed(nul).contains("holds a NUL byte"), "{nul:?}: {}", parsed(nul));
+        }
         for bad in ["127.0.0.1:99999", "127.0.0.1:", ":-1", ":80x", "a:b"] {
             assert!(parsed(bad).contains("no port"), "{bad}");
         }

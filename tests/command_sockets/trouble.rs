@@ -57,12 +57,34 @@ fn each_cause_is_named_with_what_helps() {
         ("host", "socket = 192.0.2.1:9999".into(), "(os error 99); no interface of this machine has it"),
         ("queue", "socket = ../q.sock\nlisten = 65535".into(), "is more than net.core.somaxconn allows"),
         ("tls", "https-socket = :1,a.crt,a.key".into(), "only uWSGI itself serves TLS"),
+        ("six", "socket = ::1:8080".into(), "an IPv6 address stands in brackets; write `[::1]:8080`"),
+        ("number", "socket = 127.0.0.1:http".into(), "write a number"),
+        ("name", "socket = no-such-host.invalid:80".into(), "mend the name, or write the address"),
+        ("at", "socket = @".into(), "the address is empty; write IP:PORT"),
+        ("empty", "socket =".into(), "invalid/empty uwsgi socket name"),
+        ("door", "socket = ../e.sock\nzerg-server = ../nowhere/z".into(), "make its directory"),
+        (
+            "deep",
+            format!("socket = ../f.sock\nzerg-server = {long}"),
+            "106 bytes at most; choose a shorter one",
+        ),
     ];
     let emperor = emperor(&bed).start();
     for (name, line, words) in cases {
         serve(&bed, &format!("{name}.ini"), &format!("{line}\n"));
         let told = emperor.wait_log(&format!("vassal {name}.ini cannot be started: "));
         assert!(told.contains(words), "{told}");
+        assert!(
+            told.ends_with(&format!("tried again by and by, and at once when {name}.ini is touched")),
+            "{told}"
+        );
+    }
+    // Each has been tried again meanwhile, and nothing of it was said twice.
+    emperor.wait_log("unloyal bad behaving vassal found: empty.ini throttling it");
+    let lines = emperor.lines("cannot be started: ");
+    let of = |name: &str| lines.iter().filter(|line| line.contains(&format!("vassal {name}.ini "))).count();
+    for name in ["used", "file", "none", "long", "port", "six", "name", "at", "empty", "door", "deep"] {
+        assert_eq!(of(name), 1, "{name}: {lines:#?}");
     }
     bed.write("v/place.ini", "[uwsgi]\ncommand = a %(socket.0)\n");
     let told = emperor.wait_log("vassal place.ini cannot be started: ");

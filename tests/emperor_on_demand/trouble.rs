@@ -20,7 +20,7 @@ fn each_bad_companion_is_named_once_with_the_remedy_and_taken_when_it_is_mended(
         ("port.ini", "127.0.0.1:65536", "no port between 0 and 65535"),
         ("text.ini", "127.0.0.1:http", "no port between 0 and 65535"),
         ("host.ini", "localhost:8080", "no ip address"),
-        ("six.ini", "::1:8080", "no ip address"),
+        ("six.ini", "::1:8080", "stands in brackets; write `[::1]:8080`"),
         ("directory.ini", "nowhere/a.sock", "make its directory"),
         ("interface.ini", "192.0.2.1:8080", "no interface of this machine has it"),
         ("at.ini", "@", "the address is empty"),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 mod plan;
+mod sockets;
 
 use super::Failure;
 use crate::config::check::{self, Checked, Severity};
@@ -77,6 +78,7 @@ struct Seen {
     file: PathBuf,
     checked: Checked,
     launch: Option<Launch>,
+    sockets: Vec<sockets::Named>,
 }
 
 /// What a vassal of this file would be started with.
@@ -99,8 +101,12 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let mut status = FINE;
     let mut documents = Vec::new();
+    let mut all = Vec::new();
     for file in &arguments.files {
-        let seen = look(file, arguments, emperor.as_mut())?;
+        all.push(look(file, arguments, emperor.as_mut())?);
+    }
+    sockets::compare(&mut all);
+    for seen in all {
         status = status.max(seen.status());
         if arguments.json {
             documents.push(seen.json());
@@ -194,7 +200,7 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&mut Settings>) -> R
     let mut checked = check::check(&loader, &words, &vassals, Mode::Vassal);
     if checked.config.has("emperor") && !arguments.as_vassal {
         let checked = check::check(&loader, std::slice::from_ref(&name), &variables, Mode::Emperor);
-        return Ok(Seen { file: file.into(), checked, launch: None });
+        return Ok(Seen { file: file.into(), checked, launch: None, sockets: Vec::new() });
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own_path = std::env::current_exe().map_err(Failure::of("cannot find this program's own file"))?;
@@ -205,16 +211,19 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&mut Settings>) -> R
     let commands = settings.templates.commands(&engine, &vassal, &path);
     let place = Place { directory: &directory, name: &name, owner: arguments.uid };
     let drawn = plan::draw(&checked.config, &place, settings, &base, &commands);
-    let program = drawn.as_ref().ok().and_then(|drawn| drawn.terms.program.as_ref());
+    let sockets = sockets::look(&mut checked, &directory, arguments.uid);
+    let program = match &drawn {
+        Ok(drawn) => drawn.terms.program.as_ref().map(|program| shown(&program.words)),
+        Err(_) => checked.config.string("command").map(|words| lossy(words.value)),
+    };
     let launch = Launch {
-        engine: program
-            .map_or_else(|| engine.to_string(), |program| format!("{} (command)", shown(&program.words))),
         commands: if program.is_some() { Vec::new() } else { commands },
+        engine: program.map_or_else(|| engine.to_string(), |program| format!("{program} (command)")),
         plan: drawn,
         environment,
         cwd: directory,
     };
-    Ok(Seen { file: file.into(), checked, launch: Some(launch) })
+    Ok(Seen { file: file.into(), checked, launch: Some(launch), sockets })
 }
 
 fn ids(text: &str) -> Result<(u32, u32), String> {
@@ -242,8 +251,13 @@ fn split(file: &Path) -> Result<(PathBuf, OsString), Failure> {
 }
 
 impl Seen {
+    /// Whether it cannot be started, whatever the findings say.
+    fn is_refused(&self) -> bool {
+        self.launch.as_ref().is_some_and(|launch| launch.plan.is_err())
+    }
+
     fn status(&self) -> u8 {
-        let refused = self.launch.as_ref().is_some_and(|launch| launch.plan.is_err());
+        let refused = self.is_refused();
         let unreadable = self.checked.problems.iter().any(|problem| problem.severity == Severity::Fatal)
             && self.checked.config.pairs().len() <= 1;
         match self.checked.worst() {
@@ -274,6 +288,7 @@ impl Seen {
             launch.describe(&mut out);
         }
         match self.checked.problems.len() {
+            0 if self.is_refused() => {}
             0 => out.push_str("no problems\n"),
             _ => out.push_str(&report::text(&self.checked.problems)),
         }
@@ -348,6 +363,7 @@ impl Launch {
             "argv": self.commands.iter().map(|command| text(&command.arguments)).collect::<Vec<_>>(),
             "env": text(&self.environment),
             "cwd": self.cwd.display().to_string(),
+            "refused": self.plan.as_ref().err(),
             "plan": self.plan.as_ref().map(|drawn| drawn.plan.ops.iter().map(ToString::to_string).collect::<Vec<_>>()).ok(),
         })
     }

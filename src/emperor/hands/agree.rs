@@ -22,7 +22,7 @@ use super::command::Templates;
 use super::config_pipe::ConfigPipe;
 use super::side::Errand;
 use super::{Hands, Launch, judge};
-use crate::config::{Loader, Mode};
+use crate::config::{Loader, Mode, check};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::Identity;
 use crate::emperor::story::Kind;
@@ -95,9 +95,13 @@ pub fn look(
     let world = judge::machine(directory, sent);
     let arguments: Vec<_> = arguments.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|entry| judge::pair(entry)).collect();
-    // What cannot be read is told by the engine, which says it best.
-    let Ok(config) = Loader::new(&world, judge::LIMITS).load(&arguments, &environment, Mode::Vassal) else {
-        return Answer::NothingNow;
+    let loader = Loader::new(&world, judge::LIMITS);
+    let Ok(config) = loader.load(&arguments, &environment, Mode::Vassal) else {
+        let checked = check::check(&loader, &arguments, &environment, Mode::Vassal);
+        return match checked.fatal().filter(|_| checked.config.string("command").is_some()) {
+            Some(problem) => Answer::Refused(judge::line(problem)),
+            None => Answer::NothingNow, // it is told by uWSGI, which says it best
+        };
     };
     match Terms::read_with(&config, names) {
         Ok(terms) if terms.is_nothing() => Answer::NothingNow,
@@ -322,7 +326,7 @@ pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
 }
 
 /// A number for a version of a file, never 0.
-fn version(identity: &Identity) -> u64 {
+pub(super) fn version(identity: &Identity) -> u64 {
     let mut hasher = DefaultHasher::new();
     identity.hash(&mut hasher);
     hasher.finish() | 1

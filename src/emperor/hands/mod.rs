@@ -102,8 +102,9 @@ pub struct Hands {
     story: Story,
     /// Which limits the last processes of those have met that do not run well.
     limits_met: HashMap<Key, Box<str>>,
-    /// Why vassals could not even be launched, of those whose last start was none.
-    hindered: HashMap<Key, Box<str>>,
+    /// Why vassals could not even be launched, of those whose last start was none, and for which version of their files
+    /// that was said.
+    hindered: HashMap<Key, (u64, Box<str>)>,
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
@@ -557,7 +558,7 @@ impl Hands {
         let refused = self.refusals.get(&key).map(|why| why.to_string());
         let failed = || self.failures.get(&key).map(|failure| format!("it cannot be started: {failure}"));
         let ended = || self.causes.get(&key).map(|ending| self.ending_in_words(key, *ending));
-        let hindered = || self.hindered.get(&key).map(|why| format!("it cannot be started: {why}"));
+        let hindered = || self.hindered.get(&key).map(|(_, why)| format!("it cannot be started: {why}"));
         let limit = || self.limits_met.get(&key).map(|told| told.to_string());
         refused
             .or_else(failed)

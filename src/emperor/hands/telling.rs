@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::error;
 
 use super::Hands;
+use super::agree::version;
 use super::notices::odd;
 use crate::emperor::court::{Court, Key, Notice, Vassal, What};
 use crate::emperor::source::{Identity, VassalName};
@@ -34,11 +35,19 @@ impl Hands {
         }
     }
 
-    /// Says why a vassal cannot be started: in the log, and to whoever asks later.
+    /// Says why a vassal cannot be started: in the log, and to whoever asks later. Once for each version of its file,
+    /// however often it is tried.
     pub(super) fn hinder(&mut self, key: Key, vassal: &Vassal, why: String) {
-        error!("[emperor] vassal {} cannot be started: {why}", vassal.name);
-        self.tell_of(&vassal.name, Some(vassal), Kind::Refused, format!("it cannot be started: {why}"));
-        self.hindered.insert(key, why.into());
+        let (name, version) = (&vassal.name, version(&vassal.identity));
+        let before = self.hindered.insert(key, (version, why.as_str().into()));
+        if before.is_some_and(|before| before == (version, why.as_str().into())) {
+            return;
+        }
+        error!(
+            "[emperor] vassal {name} cannot be started: {why}. It is tried again by and by, and at once when {name} is \
+             touched"
+        );
+        self.tell_of(name, Some(vassal), Kind::Refused, format!("it cannot be started: {why}"));
     }
 
     pub(super) fn tell_start(&self, key: Key, place: (i32, u64), court: &Court) {

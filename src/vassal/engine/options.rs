@@ -320,7 +320,8 @@ mod tests {
             ("check-static = /srv", "v.ini: no `http-socket`, and standard input is not a listening socket"),
             (
                 "master\nhttp-socket = x:y:z",
-                "v.ini:3: `http-socket`: `x:y:z` has no port between 0 and 65535 behind its last colon",
+                "v.ini:3: `http-socket`: `x:y:z` has no port between 0 and 65535 behind its last colon; write a number, or a \
+                 path without colons",
             ),
         ] {
             assert_eq!(understand(lines).unwrap_err(), said);

@@ -445,7 +445,11 @@ pub(super) fn address(text: &[u8], bare: bool, names: &dyn Names) -> Result<Addr
             };
             let port = port.parse().ok();
             let found = ip.zip(port).map(|(ip, port)| Address::Tcp(SocketAddr::new(ip.into(), port)));
-            found.ok_or_else(|| format!("no IPv4 address is known for the host in `{shown}`"))
+            found.ok_or_else(|| {
+                format!(
+                    "no IPv4 address is known for the host in `{shown}`; mend the name, or write the address"
+                )
+            })
         }
         Err(bad) => Err(bad.to_string()),
     }

@@ -98,7 +98,9 @@ pub fn doors(asked: Asked<'_>, names: &dyn Names) -> Result<Vec<Door>, TermsErro
     let owner = asked.parsed("zerg-chown", |text| owner(text, names))?.unwrap_or_default();
     let door = |at: &[u8], sockets: Vec<Address>| -> Result<Door, String> {
         if at.len() > MOST_ADDRESS {
-            return Err(format!("a unix socket's address has {MOST_ADDRESS} bytes at most"));
+            return Err(format!(
+                "a unix socket's address has {MOST_ADDRESS} bytes at most; choose a shorter one"
+            ));
         }
         let at = address(at, false, names)?;
         match at {
