@@ -3,6 +3,7 @@
 //!
 //! `ROLLS=50 cargo nextest run --test rolling --no-capture` measures more than a few.
 
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{Read, Write};
