@@ -96,10 +96,10 @@ pub enum How {
 }
 
 impl Origin {
-    /// Whether it is the first argument of the command line.
+    /// Whether it stands on the command line itself, and is nothing that another option there made.
     #[must_use]
-    pub fn is_first_argument(&self) -> bool {
-        matches!(self.place, Place::Argument(1))
+    pub fn is_argument(&self) -> bool {
+        matches!(self.place, Place::Argument(_)) && self.via.is_none()
     }
 
     pub(super) fn argument(index: usize) -> Self {

@@ -27,6 +27,7 @@ use crate::config::{Config, ConfigError, Got, Origin};
 use crate::vassal::hook::Hook;
 use crate::vassal::plan::{Capabilities, Namespaces, Text};
 use crate::vassal::terms::cgroup::ResourceTerms;
+use crate::vassal::terms::demand::ForAll;
 use crate::vassal::terms::sockets::{SocketTerms, SystemNames};
 use crate::vassal::terms::{self, Asked, TermsError};
 use reader::Reader;
@@ -134,7 +135,7 @@ impl Settings {
         Ok(Self {
             sources: read.paths("emperor"),
             source_options: read.source_options()?,
-            on_demand: read.on_demand(policy.max_starting),
+            on_demand: read.on_demand(policy.max_starting)?,
             offered: read.offered()?,
             resources: read.resources(policy.tyrant)?,
             policy,
@@ -322,13 +323,14 @@ impl Reader<'_> {
         Ok(if any { SocketTerms::of_emperor(Asked(self.0), &SystemNames)? } else { SocketTerms::default() })
     }
 
-    fn on_demand(&self, at_once: u32) -> OnDemand {
-        OnDemand {
+    fn on_demand(&self, at_once: u32) -> Result<OnDemand, SettingsError> {
+        let rolling = Asked(self.0).parsed("vassal-touch-reload-mode", terms::rolls)?.unwrap_or(false);
+        Ok(OnDemand {
             demand: self.demand(),
             backlog: self.backlog(),
             at_once,
-            all: self.0.flag("vassal-on-demand"),
-        }
+            all: ForAll { on_demand: self.0.flag("vassal-on-demand"), rolling },
+        })
     }
 
     fn demand(&self) -> Demand {

@@ -12,6 +12,7 @@
  * at blanks.
  *
  * A script is words, obeyed in order; "after=MS" makes the words behind it wait while events are served:
+ *   wait         the words behind it wait for SIGUSR1
  *   say=1,5,17   bytes to the emperor          flood=N     N heartbeats at once, as fast as they are taken
  *   beat=MS      byte 26 each MS from now on   close       close the link, live on
  *   exit=N       end with that status          kill=N      end by that signal
@@ -181,7 +182,7 @@ static void tell(unsigned char b) {
 /* ---- the script ---------------------------------------------------------------------------------------- */
 
 static char script[8192], *cursor = script;
-static int deaf, noreload, reexec, linger, immune;
+static int deaf, noreload, reexec, linger, immune, waiting;
 static long slow, beat;
 static uint64_t resume_at, next_beat, flood;
 
@@ -211,6 +212,7 @@ static void obey(char *word) {
 		for (char *s = strtok(value, ","); s; s = strtok(NULL, ",")) tell((unsigned char) atoi(s));
 	}
 	else if (!strcmp(word, "after")) resume_at = clk(CLOCK_MONOTONIC) + (uint64_t) n * 1000000ull;
+	else if (!strcmp(word, "wait")) waiting = 1;
 	else if (!strcmp(word, "beat")) { beat = n; next_beat = clk(CLOCK_MONOTONIC); }
 	else if (!strcmp(word, "flood")) flood = (uint64_t) n;
 	else if (!strcmp(word, "close")) { hang_up(); event("closed", ""); }
@@ -230,10 +232,10 @@ static void obey(char *word) {
 	else { event("unknown-word", word); leave(120); }
 }
 
-/* Obeys words until one asks for a pause or the script ends. */
+/* Obeys words until one asks for a pause or a signal, or the script ends. */
 static void go_on(void) {
 	resume_at = 0;
-	while (*cursor && !resume_at) {
+	while (*cursor && !resume_at && !waiting) {
 		while (*cursor == ' ' || *cursor == '\n') cursor++;
 		char *word = cursor;
 		while (*cursor && *cursor != ' ' && *cursor != '\n') cursor++;
@@ -297,6 +299,7 @@ static void serve(void) {
 				eventn("signal", (long) si.ssi_signo);
 				int polite = si.ssi_signo == SIGINT || si.ssi_signo == SIGTERM || si.ssi_signo == SIGQUIT;
 				if (polite && !immune) told_to_stop();
+				if (si.ssi_signo == SIGUSR1 && waiting) { waiting = 0; go_on(); }
 			}
 		}
 		if (p[2].revents) {

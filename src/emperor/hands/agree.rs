@@ -29,7 +29,6 @@ use crate::emperor::story::Kind;
 use crate::sys::wait::Ending;
 use crate::vassal::link::{LaunchReport, Reports};
 use crate::vassal::plan::{Exec, Text, Tyrant, VassalOrder};
-use crate::vassal::terms::demand::IMPOSED;
 use crate::vassal::terms::sockets::{Names, NoNames};
 use crate::vassal::terms::{Terms, may_ask};
 
@@ -150,9 +149,8 @@ impl Hands {
         if self.launch.carries(vassal.source) && self.text_of(vassal).is_none() {
             return Err(Agreement::Nothing); // it is not started: nothing is known of it
         }
-        let imposed = self.launch.on_demand.all.then(|| IMPOSED.as_bytes().to_vec());
         let own = self.launch.templates.arguments(self.launch.subject(vassal).of_base());
-        let arguments: Vec<_> = imposed.into_iter().chain(own).collect();
+        let arguments: Vec<_> = self.launch.on_demand.all.arguments().chain(own).collect();
         if self.launch.confinement.tyrant.is_some() {
             // Without an identity it is refused elsewhere.
             let Some(tyrant) = self.tyrant(vassal) else { return Err(Agreement::Nothing) };
@@ -269,7 +267,7 @@ impl Launch {
         let Templates { inherit_before, include_before, set, inherit, include, .. } = &self.templates;
         [inherit_before, include_before, set, inherit, include].iter().any(|list| !list.is_empty())
             || self.environment.may_ask()
-            || self.on_demand.all
+            || !self.on_demand.all.is_nothing()
     }
 }
 

@@ -59,8 +59,7 @@ pub struct LifeRecord {
 /// What these terms come to.
 #[must_use]
 pub(super) fn manner(terms: &Terms) -> Manner {
-    let LifeTerms { stop_signal, reload, stop_timeout, start_timeout, ready, watchdog, rolling } =
-        &terms.life;
+    let LifeTerms { stop_signal, reload, stop_timeout, start_timeout, ready, watchdog, turns } = &terms.life;
     let is_command = terms.program.is_some();
     let number = |signal: SignalNumber| signal.number();
     let ready = match ready {
@@ -88,7 +87,7 @@ pub(super) fn manner(terms: &Terms) -> Manner {
         watchdog: watchdog.map(Seconds::duration),
         idle: terms.demand.idle(),
         idle_min_uptime: terms.demand.idle_min_uptime(),
-        rolling: *rolling,
+        rolling: turns.taken(),
     }
 }
 

@@ -170,7 +170,10 @@ impl Hands {
             Agreement::Nothing | Agreement::Later | Agreement::Refused => Terms::default(),
         };
         self.note_policy(key, court);
-        let Some(terms) = self.imposed(key, court, asked) else { return Some(Event::NotStarted(key, false)) };
+        let Some(mut terms) = self.imposed(key, court, asked) else {
+            return Some(Event::NotStarted(key, false));
+        };
+        self.take_turns_if_it_can(key, court, &mut terms);
         if let Some(refused) = self.refuse_successor(key, court, &terms) {
             return Some(refused);
         }

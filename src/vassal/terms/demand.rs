@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::life::Turns;
 use super::sockets::{Names, SocketTerm};
 use super::{Asked, TermsError};
 use crate::config::Got;
@@ -75,23 +76,48 @@ const DUTIES: &[&str] = &[
 /// Most seconds.
 const MOST_SECONDS: u32 = 366 * 86_400;
 
-/// What `vassal-on-demand` says of each vassal: before all that its file says.
-pub const IMPOSED: &str = "--on-demand";
+/// What the emperor's own configuration says of all vassals, and each one's file may say otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ForAll {
+    /// `vassal-on-demand`.
+    pub on_demand: bool,
+    /// `vassal-touch-reload-mode = rolling`.
+    pub rolling: bool,
+}
+
+impl ForAll {
+    /// The words that say it to whoever reads a vassal's file: before all that the file says.
+    pub fn arguments(self) -> impl Iterator<Item = Vec<u8>> {
+        let on_demand = self.on_demand.then(|| b"--on-demand".to_vec());
+        let rolling = self.rolling.then(|| b"--touch-reload-mode=rolling".to_vec());
+        on_demand.into_iter().chain(rolling)
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        !self.on_demand && !self.rolling
+    }
+}
+
+/// What a file says of when its vassal runs, how its processes follow one another, and what of that nobody does.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) demand: DemandTerms,
+    pub(super) turns: Turns,
+    pub(super) left_out: Vec<String>,
+}
 
 impl DemandTerms {
     /// Reads them, and what the file says of this that nobody does.
     ///
     /// # Errors
     /// [`TermsError`]: `on-demand` without a socket, or with one that uWSGI would not find again.
-    pub fn read(
-        asked: Asked<'_>,
-        is_command: bool,
-        names: &dyn Names,
-    ) -> Result<(Self, Option<String>), TermsError> {
+    pub(super) fn read(asked: Asked<'_>, is_command: bool, names: &dyn Names) -> Result<Read, TermsError> {
         let wish = asked.0.flag_origin("on-demand");
-        let is_imposed = wish.as_ref().is_some_and(|got| got.origin.is_first_argument());
+        let is_of_all = wish.as_ref().is_some_and(|got| got.origin.is_argument());
         let on_demand = wish.is_some_and(|got| got.value);
-        let (dies_idle, mut left_out) = if is_command { (false, None) } else { dies_idle(asked) };
+        let (dies_idle, line) = if is_command { (false, None) } else { dies_idle(asked) };
         let keep = asked.flag("idle-keep").unwrap_or(false);
         let seconds = |option, of_this: bool| -> Result<u32, TermsError> {
             let number = if of_this { asked.number(option, 0..=i64::from(MOST_SECONDS))? } else { None };
@@ -99,28 +125,44 @@ impl DemandTerms {
         };
         let idle_seconds = seconds("idle", is_command && !keep)?;
         let min_uptime_seconds = seconds("idle-min-uptime", is_command)?;
-        let mut terms = Self { on_demand, socket: None, dies_idle, idle_seconds, min_uptime_seconds };
-        let rolls = super::life::rolls(asked)?;
-        if rolls && !is_command {
-            terms.socket = Some(Box::new(OwnSocket::only(asked, names)?));
+        let demand = Self { on_demand, socket: None, dies_idle, idle_seconds, min_uptime_seconds };
+        let mut read =
+            Read { demand, turns: super::life::turns(asked)?, left_out: line.into_iter().collect() };
+        // What all are to do is not done by one that cannot.
+        if read.turns.taken() && !is_command {
+            match OwnSocket::only(asked, names) {
+                Ok(socket) => read.demand.socket = Some(Box::new(socket)),
+                Err(error) if read.turns == Turns::Always => return Err(error),
+                Err(error) => {
+                    read.turns = Turns::Never;
+                    read.left_out.push(left_out("vassal-touch-reload-mode", &error));
+                }
+            }
+        }
+        if !on_demand || read.demand.socket.is_some() {
+            return Ok(read);
         }
         let found = match is_command {
-            _ if !on_demand => return Ok((terms, left_out)),
             true if names_socket(asked) => Ok(None),
             true => Err(without(asked)),
-            false if rolls => Ok(terms.socket.take()),
             false => OwnSocket::first(asked, names).map(|socket| Some(Box::new(socket))),
         };
         match found {
-            Ok(socket) => terms.socket = socket,
-            Err(error) if !is_imposed => return Err(error),
-            // What all are to do is not done by one that cannot.
+            Ok(socket) => read.demand.socket = socket,
+            Err(error) if !is_of_all => return Err(error),
             Err(error) => {
-                terms.on_demand = false;
-                left_out = Some(format!("vassal-on-demand is left out: {error}"));
+                read.demand.on_demand = false;
+                read.left_out.push(left_out("vassal-on-demand", &error));
             }
         }
-        Ok((terms, left_out))
+        Ok(read)
+    }
+
+    /// The socket is not held for its processes to take turns at.
+    pub fn take_no_turns(&mut self) {
+        if !self.on_demand {
+            self.socket = None;
+        }
     }
 
     /// Whether its own sockets start it.
@@ -198,6 +240,16 @@ fn duty(asked: Asked<'_>) -> Option<&'static str> {
     asked.0.applied().map(|(option, _)| option.canonical().name).find(|name| DUTIES.contains(name))
 }
 
+/// What all are to do, and this one cannot. Who reads that knows nothing of the arguments by which all are told.
+fn left_out(option: &str, error: &TermsError) -> String {
+    match error {
+        TermsError::Value { place, cause, .. } if place.is_argument() => {
+            format!("{option} is left out: {cause}")
+        }
+        error => format!("{option} is left out: {error}"),
+    }
+}
+
 fn names_socket(asked: Asked<'_>) -> bool {
     let is_socket = |kind| matches!(kind, Kind::Socket | Kind::SharedSocket);
     asked.0.applied().any(|(option, _)| is_socket(option.kind))
@@ -205,10 +257,19 @@ fn names_socket(asked: Asked<'_>) -> bool {
 
 /// Two processes of a vassal cannot both have a socket that uWSGI binds itself.
 const ONE_SOCKET: &str = "its processes take turns by the socket that the emperor holds for them, the first of this file; \
-                          this one uWSGI would bind itself, and two cannot: take one of them out, or touch-reload-mode";
+                          this one uWSGI would bind itself, and two cannot: take one of them out, or say \
+                          `touch-reload-mode = reload`";
+
+/// The same of a port that is no socket of the application's.
+const ONE_PORT: &str = "its processes take turns, and two cannot have this port: give it the path of a socket, or say \
+                        `touch-reload-mode = reload`";
 
 const NO_SOCKET: &str = "there is no socket that the emperor could hold for its processes; name one, like \
                          `socket = /run/NAME.sock`";
+
+/// Where uWSGI binds what is no socket of the application's.
+const PORTS: &[&str] =
+    &["stats", "http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter", "udp"];
 
 fn without(asked: Asked<'_>) -> TermsError {
     const WHY: &str = "there is no socket on which it could wait; name one, like `socket = /run/NAME.sock`";
@@ -216,6 +277,12 @@ fn without(asked: Asked<'_>) -> TermsError {
         Some(got) => TermsError::Value { place: got.origin.clone(), option: "on-demand", cause: WHY.into() },
         None => TermsError::Value { place: Default::default(), option: "on-demand", cause: WHY.into() },
     }
+}
+
+/// Whether uWSGI would bind a port by this value, and not the path of a socket.
+fn is_port(value: &[u8]) -> bool {
+    let address = value.split(|byte| *byte == b',').next().unwrap_or_default();
+    !address.starts_with(b"/") && !address.starts_with(b"@") && address.contains(&b':')
 }
 
 impl OwnSocket {
@@ -226,6 +293,11 @@ impl OwnSocket {
         if let Some((option, pair)) = sockets.next() {
             let got = Got { value: pair.value().unwrap_or_default(), origin: pair.origin() };
             return Err(TermsError::new(&got, option.name, ONE_SOCKET));
+        }
+        let mut ports = asked.0.applied().filter(|(option, _)| PORTS.contains(&option.canonical().name));
+        if let Some((option, pair)) = ports.find(|(_, pair)| is_port(pair.value().unwrap_or_default())) {
+            let got = Got { value: pair.value().unwrap_or_default(), origin: pair.origin() };
+            return Err(TermsError::new(&got, option.name, ONE_PORT));
         }
         let is_core = asked
             .0
@@ -293,7 +365,7 @@ mod tests {
 
     fn read(lines: &str, is_command: bool) -> Result<DemandTerms, String> {
         let read = DemandTerms::read(Asked(&config(lines)), is_command, &SystemNames);
-        read.map(|(terms, _)| terms).map_err(|error| error.to_string())
+        read.map(|read| read.demand).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -349,13 +421,65 @@ mod tests {
             ("socket = /run/a\n", true, ""),
             ("socket = /run/a\non-demand = false\n", false, ""),
             ("socket = a\n", false, "vassal-on-demand is left out: "),
-            ("mule = true\n", false, "there is no socket"),
+            ("mule = true\n", false, "vassal-on-demand is left out: there is no socket"),
         ] {
-            let config = config_with(&[IMPOSED], lines);
-            let (terms, line) = DemandTerms::read(Asked(&config), false, &SystemNames).unwrap();
-            assert_eq!(terms.waits(), waits, "{lines}");
-            assert!(line.unwrap_or_default().contains(left), "{lines}");
+            let config = config_with(&["--on-demand"], lines);
+            let read = DemandTerms::read(Asked(&config), false, &SystemNames).unwrap();
+            assert_eq!(read.demand.waits(), waits, "{lines}");
+            assert!(read.left_out.concat().contains(left), "{lines}");
         }
+    }
+
+    #[test]
+    fn all_take_turns_that_can_but_those_that_will_not() {
+        let of_all = ForAll { on_demand: false, rolling: true };
+        let words: Vec<_> = of_all.arguments().map(|word| String::from_utf8(word).unwrap()).collect();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let read = |lines: &str, is_command| {
+            DemandTerms::read(Asked(&config_with(&words, lines)), is_command, &SystemNames).unwrap()
+        };
+        let own = "socket = /run/a\n";
+        assert_eq!((read(own, false).turns, read("", true).turns), (Turns::IfItCan, Turns::IfItCan));
+        assert!(read(own, false).demand.socket().is_some() && !read(own, false).demand.waits());
+        let no = read(&format!("{own}touch-reload-mode = reload\n"), false);
+        assert_eq!((no.turns, no.left_out.len()), (Turns::Never, 0));
+        assert!(no.demand.is_nothing());
+        assert_eq!(read(&format!("{own}touch-reload-mode = rolling\n"), false).turns, Turns::Always);
+        for (lines, why) in [
+            ("", "left out: there is no socket"),
+            ("socket = /run/a\nhttp-socket = :80\n", "a.ini:3: http-socket: its processes take turns"),
+            ("socket = /run/a\nstats = 127.0.0.1:9191\n", "a.ini:3: stats: its processes take turns"),
+            ("socket = a.sock\n", "write a whole path"),
+        ] {
+            let read = read(lines, false);
+            assert_eq!(read.turns, Turns::Never, "{lines}");
+            assert!(read.demand.socket().is_none(), "{lines}");
+            let line = read.left_out.concat();
+            assert!(
+                line.starts_with("vassal-touch-reload-mode is left out: ") && line.contains(why),
+                "{line}"
+            );
+        }
+        // Where the file itself says so, that is a mistake.
+        let asks = "touch-reload-mode = rolling\n";
+        for lines in ["", "socket = /run/a\nstats = :9191\n", "socket = /run/a\nsocket = /run/b\n"] {
+            let lines = config_with(&words, &format!("{asks}{lines}"));
+            assert!(DemandTerms::read(Asked(&lines), false, &SystemNames).is_err());
+        }
+        assert_eq!(read("socket = /run/a\nstats = /run/a.stats\n", false).turns, Turns::IfItCan);
+    }
+
+    #[test]
+    fn on_demand_and_turns_for_all_are_two_things() {
+        let both = ["--on-demand", "--touch-reload-mode=rolling"];
+        let read =
+            |lines: &str| DemandTerms::read(Asked(&config_with(&both, lines)), false, &SystemNames).unwrap();
+        let can = read("socket = /run/a\n");
+        assert_eq!((can.demand.waits(), can.turns), (true, Turns::IfItCan));
+        let two = read("socket = /run/a\nsocket = /run/b\n");
+        assert_eq!((two.demand.waits(), two.turns, two.left_out.len()), (true, Turns::Never, 1));
+        let none = read("mule = true\n");
+        assert_eq!((none.demand.waits(), none.turns, none.left_out.len()), (false, Turns::Never, 2));
     }
 
     #[test]
@@ -371,7 +495,7 @@ mod tests {
         }
         assert_eq!(told("kill-on-idle = true\nidle-keep = true\n"), Vec::<Vec<u8>>::new());
         let lines = config("kill-on-idle = true\nspooler = /tmp/s\n");
-        let left = DemandTerms::read(Asked(&lines), false, &SystemNames).unwrap().1.unwrap();
+        let left = DemandTerms::read(Asked(&lines), false, &SystemNames).unwrap().left_out.concat();
         assert!(left.contains("a.ini:2: kill-on-idle is left out, because of `spooler`"), "{left}");
     }
 

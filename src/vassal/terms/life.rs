@@ -24,8 +24,29 @@ pub struct LifeTerms {
     pub ready: Option<ReadyBy>,
     /// `watchdog-sec`, seconds.
     pub watchdog: Option<Seconds>,
-    /// `touch-reload-mode = rolling`.
-    pub rolling: bool,
+    /// `touch-reload-mode`.
+    pub turns: Turns,
+}
+
+/// Whether a vassal reloads by another process beside it, which takes its place.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Turns {
+    /// It does not.
+    #[default]
+    Never,
+    /// Where it can: so `vassal-touch-reload-mode` has it for all.
+    IfItCan,
+    /// Its file says so.
+    Always,
+}
+
+impl Turns {
+    /// Whether its processes take turns.
+    #[must_use]
+    pub fn taken(self) -> bool {
+        self != Self::Never
+    }
 }
 
 /// A signal that there is.
@@ -85,7 +106,7 @@ impl LifeTerms {
             start_timeout: seconds("start-timeout", 0)?,
             ready: asked.parsed("ready-check", |text| ready(text, asked))?,
             watchdog: seconds("watchdog-sec", 1)?,
-            rolling: rolls(asked)?,
+            turns: turns(asked)?,
         })
     }
 
@@ -103,13 +124,26 @@ impl LifeTerms {
 }
 
 /// Whether the vassal reloads by another process beside it.
-pub(super) fn rolls(asked: Asked<'_>) -> Result<bool, TermsError> {
-    let mode = asked.parsed("touch-reload-mode", |text| match text {
+pub(super) fn turns(asked: Asked<'_>) -> Result<Turns, TermsError> {
+    const OPTION: &str = "touch-reload-mode";
+    let of_all = asked.value(OPTION).is_some_and(|got| got.origin.is_argument());
+    Ok(match asked.parsed(OPTION, rolls)? {
+        Some(true) if of_all => Turns::IfItCan,
+        Some(true) => Turns::Always,
+        Some(false) | None => Turns::Never,
+    })
+}
+
+/// What `touch-reload-mode` says: whether it is `rolling`.
+///
+/// # Errors
+/// What is wanted instead.
+pub fn rolls(mode: &str) -> Result<bool, String> {
+    match mode {
         "rolling" => Ok(true),
         "reload" => Ok(false),
         other => Err(format!("`{other}` is no mode; `reload` or `rolling` is wanted")),
-    })?;
-    Ok(mode.unwrap_or(false))
+    }
 }
 
 fn ready(text: &str, asked: Asked<'_>) -> Result<ReadyBy, String> {

@@ -30,7 +30,7 @@ use crate::vassal::socket::Address;
 use cgroup::{NamedGroups, ResourceTerms};
 use demand::DemandTerms;
 pub use identity::Identity;
-pub use life::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber};
+pub use life::{LifeTerms, ReadyBy, ReloadBy, Seconds, SignalNumber, Turns, rolls};
 use phases::Phases;
 pub use privileges::{Bounding, Landlock, OF_ROOT, Privileges, Start};
 pub use program::{Program, changed, shown};
@@ -95,11 +95,13 @@ impl Terms {
         let asked = Asked(config);
         let level = asked.parsed("sandbox", Level::parse)?.unwrap_or_default();
         let program = Program::read(asked)?;
-        let life = LifeTerms::read(asked)?;
+        let mut life = LifeTerms::read(asked)?;
         let scale = if program.is_some() { ScaleTerms::read(asked)? } else { ScaleTerms::default() };
         let mut left_out = if program.is_some() { Program::left_out(asked) } else { Vec::new() };
-        let (demand, line) = DemandTerms::read(asked, program.is_some(), names)?;
-        left_out.extend(line);
+        let demand::Read { demand, turns, left_out: lines } =
+            DemandTerms::read(asked, program.is_some(), names)?;
+        life.turns = turns;
+        left_out.extend(lines);
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
             (Some(program), Some(command)) => {

@@ -26,7 +26,7 @@ use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::source::{SourceId, Supply, VassalName};
 use crate::emperor::story::Kind;
 use crate::vassal::socket::{Address, FileRecord, Listener, Manner, SocketFile};
-use crate::vassal::terms::demand;
+use crate::vassal::terms::demand::{self, ForAll};
 
 pub(super) use ask::Asks;
 pub(super) use passed::Passed;
@@ -54,8 +54,8 @@ pub struct OnDemand {
     pub backlog: u32,
     /// How many commands may look for an address at once.
     pub at_once: u32,
-    /// `vassal-on-demand`: all are to wait at their own sockets.
-    pub all: bool,
+    /// What all are to do.
+    pub all: ForAll,
 }
 
 /// A vassal's socket.

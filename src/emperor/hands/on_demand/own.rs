@@ -1,13 +1,13 @@
 //! Vassals whose own files want them to start on demand (`on-demand`, `vassal-on-demand`): at their own sockets.
 
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Hands, Waiting, detected, remedy};
 use crate::emperor::court::{Court, Event, Key, Vassal};
 use crate::emperor::story::Kind;
 use crate::vassal::socket::Address;
-use crate::vassal::terms::Terms;
 use crate::vassal::terms::demand::OwnSocket;
+use crate::vassal::terms::{Terms, Turns};
 
 impl Hands {
     /// Has a vassal wait instead of starting, if that is what its file wants; then its sockets are bound.
@@ -29,7 +29,7 @@ impl Hands {
         if is_woken && !vassal.own_demand {
             return self.refuse_other(key, vassal, terms);
         }
-        if !waits && !terms.life.rolling {
+        if !waits && !terms.life.turns.taken() {
             return None;
         }
         if let Some(socket) = terms.demand.socket() {
@@ -106,7 +106,7 @@ impl Hands {
 
     /// A rolling reload needs the socket that all of the vassal's processes share to be the one that its file names.
     fn refuse_other(&mut self, key: Key, vassal: &Vassal, terms: &Terms) -> Option<Event> {
-        let OwnSocket { term, .. } = terms.demand.socket().filter(|_| terms.life.rolling)?;
+        let OwnSocket { term, .. } = terms.demand.socket().filter(|_| terms.life.turns.taken())?;
         let waiting = self.held(key).and_then(|held| held.waiting.as_ref());
         if waiting.is_some_and(|waiting| waiting.serves(&term.address)) {
             return None;
@@ -118,6 +118,32 @@ impl Hands {
         );
         self.refuse_own(key, vassal, &why);
         Some(Event::NotStarted(key, false))
+    }
+
+    /// Where all are to take turns, one that another socket starts than the one that its file names does not.
+    pub(in crate::emperor::hands) fn take_turns_if_it_can(
+        &mut self,
+        key: Key,
+        court: &Court,
+        terms: &mut Terms,
+    ) {
+        let Some(vassal) = court.get(key) else { return };
+        let is_woken = vassal.on_demand && !vassal.own_demand && vassal.zerg.is_none();
+        let Some(own) = terms.demand.socket().filter(|_| is_woken && terms.life.turns == Turns::IfItCan)
+        else {
+            return;
+        };
+        let address = own.term.address.to_string();
+        if self.serves(key, &own.term.address) {
+            return;
+        }
+        terms.life.turns = Turns::Never;
+        terms.demand.take_no_turns();
+        let why = format!(
+            "vassal-touch-reload-mode is left out: its file names {address}, which is not the socket that starts it"
+        );
+        warn!("[emperor] vassal {}: {why}", vassal.name);
+        self.tell_of(&vassal.name, Some(vassal), Kind::Warning, why);
     }
 
     /// Whether the socket that is held for a vassal's standard input is at this address.
