@@ -238,7 +238,10 @@ fn a_mistake_is_told_to_all_who_ask_and_changes_nothing() {
     let before = reign.pids([ENGINE, COMMAND]);
     let file = bed.path("emperor.ini").display().to_string();
     let mistakes = [
-        ("vassal-set = a=b\nvassal-sandbox = tight", format!("{file}:5: vassal-sandbox: `tight` is none of")),
+        (
+            "vassal-set = a=b\nvassal-sandbox = tight",
+            format!("{file}:5: vassal-sandbox: `none`, `standard` or `strict` is wanted"),
+        ),
         ("emperor-settle = often", format!("{file}:4")),
         ("strict = true\nemperor-trottle = 5", "emperor-trottle".to_owned()),
         ("ini = /nonexistent.ini", "/nonexistent.ini".to_owned()),
@@ -251,8 +254,8 @@ fn a_mistake_is_told_to_all_who_ask_and_changes_nothing() {
         assert!(lines.last().is_some_and(|line| line.contains(why)), "{lines:?}");
     }
     reign.until_status(&format!(
-        "The Emperor is governing 2 vassals; the last reload was refused: {file}:5: vassal-sandbox: `tight` is \
-         none of none, standard, strict"
+        "The Emperor is governing 2 vassals; the last reload was refused: {file}:5: vassal-sandbox: `none`, \
+         `standard` or `strict` is wanted; this is `tight`"
     ));
     assert_eq!(reign.pids([ENGINE, COMMAND]), before);
 

@@ -115,6 +115,8 @@ fn a_missing_engine_a_hang_a_jail_that_cannot_be_and_a_crash_loop_are_told_apart
     vassal("hang.ini", "command = /bin/sleep 1000\nready-check = notify\nstart-timeout = 1");
     vassal("jail.ini", "command = /bin/sleep 1000\nchdir = /nonexistent/place");
     vassal("loop.ini", "command = /bin/sh -c 'echo connection to the database refused >&2; exit 3'");
+    vassal("word.ini", "command = /bin/sleep 1000\nsandbox = strct");
+    vassal("option.ini", "command = /bin/sleep 1000\nprotect-sytem = full");
     let emperor = real(&bed).start();
     fails(
         &bed,
@@ -139,6 +141,13 @@ fn a_missing_engine_a_hang_a_jail_that_cannot_be_and_a_crash_loop_are_told_apart
         "exited with status 3",
         &["connection to the database refused", "read its last lines above", "with each failure in a row"],
     );
+    fails(&bed, "word.ini", "is wanted; this is `strct`: did you mean `strict`?", &["word.ini:3: sandbox: "]);
+    // That one runs, and not as its file was meant.
+    let told = text(&client(&bed, &["why", "option.ini"]));
+    let meant =
+        "option.ini:3: protect-sytem is no option and nothing refers to it: did you mean `protect-system`?";
+    assert!(told.contains("running") && told.contains(meant), "{told}");
+    emperor.wait_log(meant);
     assert_eq!(client(&bed, &["status"]).status.code(), Some(4));
     // Nobody needs to look after what is stopped by hand.
     assert_eq!(client(&bed, &["stop", "loop.ini"]).status.code(), Some(0));

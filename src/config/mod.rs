@@ -30,6 +30,7 @@ pub mod report;
 mod uwsgi;
 mod validate;
 pub mod values;
+pub mod words;
 mod xml;
 mod yaml;
 

@@ -4,6 +4,7 @@
 //! `EMPEROR_BLESS=1 cargo nextest run --test options_table` and that test fails when they are out of step.
 
 use super::options_table::{OPTIONS, PLUGINS};
+use super::words::Misspelt;
 
 /// One option.
 #[derive(Debug)]
@@ -230,59 +231,17 @@ pub fn plugin_of(name: &str) -> &str {
 /// The nearest known name to one that is not known, if one is near enough to be what was meant.
 #[must_use]
 pub fn nearest(name: &[u8], plugins: Plugins) -> Option<&'static Opt> {
-    let allowed = match name.len() {
-        0..=2 => return None,
-        3..=5 => 1,
-        _ => 2,
-    };
-    let swapped: Vec<u8> =
-        name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() }).collect();
-    if let Some(option) = find(&swapped).filter(|o| plugins.know(o)) {
+    let name = Misspelt::new(name)?;
+    if let Some(option) = find(name.plain()).filter(|o| plugins.know(o)) {
         return Some(option);
     }
-    let set = letters(&swapped);
     OPTIONS
         .iter()
-        .filter(|o| plugins.know(o) && o.name.len().abs_diff(name.len()) <= allowed)
-        .filter(|o| (letters(o.name.as_bytes()) ^ set).count_ones() as usize <= 2 * allowed)
-        .filter_map(|o| distance(o.name.as_bytes(), &swapped, allowed).map(|d| (d, o.rank, o)))
+        .filter(|o| plugins.know(o))
+        .filter_map(|o| name.distance(o.name.as_bytes()).map(|d| (d, o.rank, o)))
         .min_by_key(|(d, rank, _)| (*d, *rank))
         .map(|(_, _, o)| o)
 }
-
-/// A bit for each letter that occurs: two names within n edits differ in at most 2n of them.
-fn letters(name: &[u8]) -> u32 {
-    name.iter().fold(0, |set, byte| set | 1 << (byte & 31))
-}
-
-/// Edit distance with neighbours swapped as one edit, or `None` above `most`.
-fn distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
-    if b.len() >= LONGEST_NAME {
-        return None;
-    }
-    let (mut before, mut last, mut row) = ([0; LONGEST_NAME], [0; LONGEST_NAME], [0; LONGEST_NAME]);
-    last.iter_mut().enumerate().for_each(|(at, cell)| *cell = at);
-    for (i, x) in a.iter().enumerate() {
-        row[0] = i + 1;
-        let mut least = row[0];
-        for (j, y) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
-                best = best.min(before[j - 1] + 1);
-            }
-            row[j + 1] = best;
-            least = least.min(best);
-        }
-        if least > most {
-            return None;
-        }
-        (before, last, row) = (last, row, before);
-    }
-    Some(last[b.len()]).filter(|d| *d <= most)
-}
-
-/// No option's name is as long as this.
-const LONGEST_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -68,5 +68,7 @@ fn a_mode_that_there_is_not_is_refused_with_its_place() {
     let mut emperor = Builder::new(&bed, Kind::Ours).opt("ini", ini).start();
     assert_eq!(emperor.end().code(), Some(1));
     let line = emperor.wait_log("vassal-touch-reload-mode");
-    assert!(line.contains("emperor.ini:2: ") && line.contains("`roling` is no mode"), "{line}");
+    let why = "emperor.ini:2: vassal-touch-reload-mode: `reload` or `rolling` is wanted; this is `roling`: did you mean \
+               `rolling`?";
+    assert!(line.contains(why), "{line}");
 }

@@ -11,7 +11,7 @@ use super::answers::Config;
 use super::engine::Mode;
 use super::error::Trouble;
 use super::loader::Loader;
-use super::model::{Origin, lossy};
+use super::model::{Origin, Pair, lossy};
 use super::options::{self, HandledBy, Opt};
 use std::ffi::OsString;
 
@@ -218,6 +218,16 @@ fn keys(config: &Config, findings: &mut Findings) {
             Some("write `endif =` or `endfor =`; in yaml `endif: \"\"`"),
         );
     }
+}
+
+/// Pairs whose key is no option, nor anything that the configuration refers to, and so near to an option that this is
+/// what was meant.
+pub fn misspelt(config: &Config) -> impl Iterator<Item = (&Pair, &'static Opt)> {
+    let used = Used::of(config);
+    let unknown = config
+        .unknown()
+        .filter(move |(pair, _)| options::find(pair.key()).is_none() && !used.has(pair.key()));
+    unknown.filter_map(|(pair, near)| Some((pair, near?)))
 }
 
 /// The plugin as Debian calls it.

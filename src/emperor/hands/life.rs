@@ -421,7 +421,8 @@ pub(super) fn is_program(vassal: &Vassal) -> bool {
 /// A number for terms, never 0. It need not last: other terms only mean a restart in place of a signal.
 fn fingerprint(terms: &Terms) -> u64 {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(terms).unwrap_or_default().hash(&mut hasher);
+    let terms = Terms { left_out: Vec::new(), ..terms.clone() }; // it is told with its line, which may be another
+    serde_json::to_vec(&terms).unwrap_or_default().hash(&mut hasher);
     hasher.finish() | 1
 }
 

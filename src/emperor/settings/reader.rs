@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use super::SettingsError;
-use crate::config::{Config, Got};
+use crate::config::{self, Config, Got};
 use crate::vassal::hook::Hook;
 
 /// A configuration, asked by option names.
@@ -41,16 +41,8 @@ impl Reader<'_> {
         words: &[(&str, T)],
     ) -> Result<T, SettingsError> {
         let Some(Got { value, origin }) = self.0.string(option) else { return Ok(words[0].1) };
-        let found = words.iter().find(|(word, _)| word.as_bytes() == value);
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| SettingsError::Value {
-            place: origin.clone(),
-            option,
-            cause: format!(
-                "`{}` is none of {}",
-                String::from_utf8_lossy(value),
-                words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
-            ),
-        })
+        let wrong = |cause| SettingsError::Value { place: origin.clone(), option, cause };
+        config::words::choose(&String::from_utf8_lossy(value), words).map_err(wrong)
     }
 
     /// The hooks of several options, one option after the other, as the old server runs them.

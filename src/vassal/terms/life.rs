@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, TermsError};
-use crate::config::lossy;
 use crate::config::options::Kind;
+use crate::config::{lossy, words};
 use crate::vassal::probe::Probe;
 
 /// What a file says of its vassal's life. The default is nothing.
@@ -139,11 +139,7 @@ pub(super) fn turns(asked: Asked<'_>) -> Result<Turns, TermsError> {
 /// # Errors
 /// What is wanted instead.
 pub fn rolls(mode: &str) -> Result<bool, String> {
-    match mode {
-        "rolling" => Ok(true),
-        "reload" => Ok(false),
-        other => Err(format!("`{other}` is no mode; `reload` or `rolling` is wanted")),
-    }
+    words::choose(mode, &[("reload", false), ("rolling", true)])
 }
 
 fn ready(text: &str, asked: Asked<'_>) -> Result<ReadyBy, String> {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use crate::config::{Config, ConfigError, Got, Origin};
+use crate::config::{self, Config, ConfigError, Got, Origin, check};
 use crate::vassal::plan::Text;
 use crate::vassal::probe::Probe;
 use crate::vassal::socket::Address;
@@ -102,6 +102,14 @@ impl Terms {
             DemandTerms::read(asked, program.is_some(), names)?;
         life.turns = turns;
         left_out.extend(lines);
+        left_out.extend(check::misspelt(config).map(|(pair, near)| {
+            let key = config::lossy(pair.key());
+            format!(
+                "{}: {key} is no option and nothing refers to it: did you mean `{}`?",
+                pair.origin(),
+                near.name
+            )
+        }));
         left_out.truncate(MOST_LINES);
         let sockets = match (&program, asked.value("command")) {
             (Some(program), Some(command)) => {
@@ -346,13 +354,9 @@ impl Level {
     ///
     /// # Errors
     /// What is wanted instead.
-    pub fn parse(name: &str) -> Result<Self, &'static str> {
-        match name {
-            "none" => Ok(Self::None),
-            "standard" => Ok(Self::Standard),
-            "strict" => Ok(Self::Strict),
-            _ => Err("`none`, `standard` or `strict` is wanted"),
-        }
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let levels = [("none", Self::None), ("standard", Self::Standard), ("strict", Self::Strict)];
+        config::words::choose(name, &levels)
     }
 }
 
@@ -404,7 +408,20 @@ pub(super) mod tests {
         assert!(Terms::read(&config("master = true\nsocket = /tmp/x\n")).unwrap().is_nothing());
         assert!(!Terms::read(&config("sandbox = standard\n")).unwrap().is_nothing());
         let wrong = Terms::read(&config("sandbox = tight\n")).unwrap_err().to_string();
-        assert!(wrong.ends_with("a.ini:2: sandbox: `none`, `standard` or `strict` is wanted"), "{wrong}");
+        let told = "a.ini:2: sandbox: `none`, `standard` or `strict` is wanted; this is `tight`";
+        assert!(wrong.ends_with(told), "{wrong}");
+    }
+
+    #[test]
+    fn what_was_meant_by_a_misspelt_option_is_told() {
+        let told = |lines: &str| Terms::read(&config(&format!("command = a\n{lines}"))).unwrap().left_out;
+        let told_of =
+            "a.ini:3: protect-sytem is no option and nothing refers to it: did you mean `protect-system`?";
+        assert!(told("protect-sytem = full\n")[0].ends_with(told_of));
+        for fine in ["protect-system = full\n", "place = /x\nchdir = /\nenv = A=%(place)\n", "zzqqxx = 1\n"] {
+            assert_eq!(told(fine), [""; 0], "{fine}");
+        }
+        assert_eq!(told("procesess = /x\nenv = A=%(procesess)\n"), [""; 0], "a name of the file's own");
     }
 
     #[test]

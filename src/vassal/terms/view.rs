@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Level, TermsError};
-use crate::config::Got;
+use crate::config::{Got, words};
 use crate::vassal::plan::scene::{Bind, Entry, HidePid, Proc, Root, Scene, Tmpfs, What};
 use crate::vassal::plan::{Init, Isolation, Op, Text, Users};
 
@@ -444,30 +444,21 @@ fn choice(asked: Asked<'_>, option: &'static str, table: &[(&str, u8)], level: u
         "no" | "false" | "off" | "0" => Ok(0),
         "yes" | "true" | "on" | "1" => Ok(yes),
         word => table.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
-            let words: Vec<_> = table.iter().map(|(name, _)| format!("`{name}`")).collect();
-            format!("`no`, `yes` or {} is wanted", words.join(", "))
+            let others = table.iter().map(|(name, _)| *name).filter(|name| *name != "yes");
+            words::unknown(word, ["no", "yes"].into_iter().chain(others))
         }),
     };
     Ok(asked.parsed(option, parse)?.unwrap_or(level))
 }
 
-fn hide(word: &str) -> Result<HidePid, &'static str> {
-    let all = [HidePid::NoAccess, HidePid::Invisible, HidePid::Ptraceable];
-    match word {
-        "default" => Ok(HidePid::Default),
-        word => all
-            .into_iter()
-            .find(|hide| hide.word() == word)
-            .ok_or("`default`, `noaccess`, `invisible` or `ptraceable` is wanted"),
-    }
+fn hide(word: &str) -> Result<HidePid, String> {
+    let named = [HidePid::NoAccess, HidePid::Invisible, HidePid::Ptraceable].map(|hide| (hide.word(), hide));
+    let [no_access, invisible, ptraceable] = named;
+    words::choose(word, &[("default", HidePid::Default), no_access, invisible, ptraceable])
 }
 
-fn subset(word: &str) -> Result<bool, &'static str> {
-    match word {
-        "all" => Ok(false),
-        "pid" => Ok(true),
-        _ => Err("`all` or `pid` is wanted"),
-    }
+fn subset(word: &str) -> Result<bool, String> {
+    words::choose(word, &[("all", false), ("pid", true)])
 }
 
 /// A number of bytes, with K, M, G or T behind it.

@@ -2,7 +2,7 @@
 
 use super::super::{Asked, Level, TermsError};
 use super::{Bounding, Landlock, OF_ROOT, Privileges};
-use crate::config::Got;
+use crate::config::{Got, words};
 use crate::vassal::plan::{
     CallFilter, CallSet, Capabilities, Families, Granted, Limit, Limits, NamespaceKinds, Processors,
 };
@@ -27,13 +27,10 @@ impl Privileges {
             "yes" | "true" | "1" => Ok(Landlock::Yes),
             "best-effort" => Ok(Landlock::BestEffort),
             "no" | "false" | "0" => Ok(Landlock::No),
-            _ => Err("`yes`, `best-effort` or `no` is wanted"),
+            word => Err(words::unknown(word, ["yes", "best-effort", "no"].into_iter())),
         })?;
-        let own_keyring = asked.parsed("keyring-mode", |word| match word {
-            "private" => Ok(true),
-            "inherit" => Ok(false),
-            _ => Err("`private` or `inherit` is wanted"),
-        })?;
+        let own_keyring = asked
+            .parsed("keyring-mode", |word| words::choose(word, &[("private", true), ("inherit", false)]))?;
         let wanted = Self {
             no_new_privileges: asked.flag("no-new-privileges").unwrap_or(of_level.no_new_privileges),
             bounding: bounding(asked, of_level.bounding, ambient)?,

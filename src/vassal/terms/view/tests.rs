@@ -84,7 +84,7 @@ fn a_file_may_change_its_own_level_and_says_what_is_wrong() {
     assert_eq!(read("protect-home = tmpfs\n", Level::None).unwrap().protect_home, Home::Yes);
     assert_eq!(read("protect-home = no\n", Level::Strict).unwrap().protect_home, Home::No);
     for (line, wanted) in [
-        ("protect-system = some", "`no`, `yes` or `full`, `strict` is wanted"),
+        ("protect-system = some", "`no`, `yes`, `full` or `strict` is wanted; this is `some`"),
         ("protect-proc = maybe", "`invisible` or `ptraceable` is wanted"),
         ("proc-subset = none", "`all` or `pid` is wanted"),
         ("private-tmp-size = 1X", "a size from 64K to 1T"),
