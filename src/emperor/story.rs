@@ -8,7 +8,8 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ const MOST_USUAL: usize = 1024;
 const MOST_TROUBLE: usize = 4096;
 /// How many of one vassal.
 const MOST_OF_ONE: usize = 40;
+/// How many groups the names fall into whose events are counted together.
+const GROUPS: usize = 4096;
 /// The longest text, bytes. What is longer was written by a tenant.
 const MOST_TEXT: usize = 1000;
 /// How many events one who follows may be behind.
@@ -144,18 +147,29 @@ pub struct Story(RefCell<Shelves>);
 #[derive(Debug)]
 struct Shelves {
     last: u64,
-    usual: BTreeMap<u64, Happening>,
-    trouble: BTreeMap<u64, Happening>,
-    /// The numbers of each vassal's, oldest first.
-    of: HashMap<VassalName, VecDeque<u64>>,
+    usual: Shelf,
+    trouble: Shelf,
+    /// How many events there are of each group of names. A vassal that has more than it may is in a group that has, and
+    /// only then all events are looked through: no vassal costs anything but its events.
+    counts: Vec<u16>,
+    groups: RandomState,
     followers: broadcast::Sender<Arc<Line>>,
 }
+
+/// Events with their numbers, which rise.
+type Shelf = VecDeque<(u64, Happening)>;
 
 impl Default for Story {
     fn default() -> Self {
         let (followers, _) = broadcast::channel(MOST_BEHIND);
-        let (usual, trouble) = (BTreeMap::new(), BTreeMap::new());
-        Self(RefCell::new(Shelves { last: 0, usual, trouble, of: HashMap::new(), followers }))
+        Self(RefCell::new(Shelves {
+            last: 0,
+            usual: Shelf::new(),
+            trouble: Shelf::new(),
+            counts: vec![0; GROUPS],
+            groups: RandomState::new(),
+            followers,
+        }))
     }
 }
 
@@ -182,25 +196,20 @@ impl Story {
     /// What is known of one vassal, oldest first.
     #[must_use]
     pub fn of(&self, name: &VassalName) -> Vec<(u64, Happening)> {
-        let shelves = self.0.borrow();
-        let numbers = shelves.of.get(name).into_iter().flatten();
-        numbers.filter_map(|number| Some((*number, shelves.get(*number)?.clone()))).collect()
+        self.0.borrow().of(name).cloned().collect()
     }
 
     /// Whose vassal it was when something happened to it last.
     #[must_use]
     pub fn owner_of(&self, name: &VassalName) -> Option<u32> {
-        let shelves = self.0.borrow();
-        Some(shelves.get(*shelves.of.get(name)?.back()?)?.owner)
+        self.0.borrow().of(name).last().map(|(_, happening)| happening.owner)
     }
 
     /// All events that somebody may see, one JSON object a line, oldest first.
     #[must_use]
     pub fn lines(&self, may: impl Fn(u32) -> bool) -> Vec<u8> {
         let shelves = self.0.borrow();
-        let mut all: Vec<_> = shelves.usual.iter().chain(&shelves.trouble).collect();
-        all.sort_unstable_by_key(|(number, _)| **number);
-        let seen = all.into_iter().filter(|(_, happening)| may(happening.owner));
+        let seen = shelves.all().filter(|(_, happening)| may(happening.owner));
         seen.flat_map(|(number, happening)| line(*number, happening)).collect()
     }
 
@@ -214,7 +223,7 @@ impl Story {
     #[must_use]
     pub fn records(&self) -> Vec<HappeningRecord> {
         let shelves = self.0.borrow();
-        let record = |(number, it): (&u64, &Happening)| HappeningRecord {
+        let record = |(number, it): &(u64, Happening)| HappeningRecord {
             number: *number,
             at_ms: it.at_ms,
             owner: it.owner,
@@ -224,9 +233,7 @@ impl Story {
             log_at: it.log_at,
             text: it.text.clone().into_owned(),
         };
-        let mut all: Vec<_> = shelves.usual.iter().chain(&shelves.trouble).map(record).collect();
-        all.sort_unstable_by_key(|record| record.number);
-        all
+        shelves.all().map(record).collect()
     }
 
     /// What the program before this one has recorded. Before anything happens.
@@ -243,8 +250,33 @@ impl Story {
 }
 
 impl Shelves {
-    fn get(&self, number: u64) -> Option<&Happening> {
-        self.trouble.get(&number).or_else(|| self.usual.get(&number))
+    /// All events, oldest first.
+    fn all(&self) -> impl Iterator<Item = &(u64, Happening)> {
+        let (mut usual, mut trouble) = (self.usual.iter().peekable(), self.trouble.iter().peekable());
+        std::iter::from_fn(move || match (usual.peek(), trouble.peek()) {
+            (Some((one, _)), Some((other, _))) if one < other => usual.next(),
+            (_, Some(_)) => trouble.next(),
+            _ => usual.next(),
+        })
+    }
+
+    /// Those of one vassal.
+    fn of(&self, name: &VassalName) -> impl Iterator<Item = &(u64, Happening)> {
+        self.all().filter(move |(_, happening)| happening.name == *name)
+    }
+
+    fn shelf(&mut self, kind: Kind) -> (&mut Shelf, usize) {
+        match kind.is_trouble() {
+            true => (&mut self.trouble, MOST_TROUBLE),
+            false => (&mut self.usual, MOST_USUAL),
+        }
+    }
+
+    /// How many events there are of a vassal's group.
+    fn count(&mut self, name: &VassalName) -> &mut u16 {
+        let hash = self.groups.hash_one(name);
+        // The remainder is less than GROUPS.
+        &mut self.counts[usize::try_from(hash % GROUPS as u64).unwrap_or(0)]
     }
 
     fn put(&mut self, happening: Happening) {
@@ -255,32 +287,33 @@ impl Shelves {
             // Whoever follows may have gone just now.
             let _ = self.followers.send(Arc::new(line));
         }
-        let of_it = self.of.entry(happening.name.clone()).or_default();
-        of_it.push_back(number);
-        if of_it.len() > MOST_OF_ONE {
-            let Self { usual, trouble, of, .. } = self;
-            let kind = |number: u64| Some(trouble.get(&number).or_else(|| usual.get(&number))?.kind);
-            let all = of.entry(happening.name.clone()).or_default();
-            let last = |wanted| all.iter().rev().copied().find(|number| kind(*number) == Some(wanted));
-            let begins = [Kind::File, Kind::Warning, Kind::Operated].map(last);
-            let oldest = all.iter().position(|number| !begins.contains(&Some(*number)));
-            if let Some(oldest) = oldest.and_then(|at| all.remove(at)) {
-                trouble.remove(&oldest).or_else(|| usual.remove(&oldest));
-            }
+        let count = self.count(&happening.name);
+        *count += 1; // of all events together there are fewer than it can count
+        if usize::from(*count) > MOST_OF_ONE {
+            self.thin_out(&happening.name);
         }
-        let (shelf, most) = match happening.kind.is_trouble() {
-            true => (&mut self.trouble, MOST_TROUBLE),
-            false => (&mut self.usual, MOST_USUAL),
-        };
-        shelf.insert(number, happening);
+        let (shelf, most) = self.shelf(happening.kind);
+        shelf.push_back((number, happening));
         if shelf.len() > most
-            && let Some((number, happening)) = shelf.pop_first()
-            && let Some(of_it) = self.of.get_mut(&happening.name)
+            && let Some((_, happening)) = shelf.pop_front()
         {
-            of_it.retain(|known| *known != number);
-            if of_it.is_empty() {
-                self.of.remove(&happening.name);
-            }
+            *self.count(&happening.name) -= 1;
+        }
+    }
+
+    /// Makes room for one more of a vassal's. The last of those kinds stay that have begun it all.
+    fn thin_out(&mut self, name: &VassalName) {
+        let all: Vec<_> = self.of(name).map(|(number, it)| (*number, it.kind)).collect();
+        if all.len() < MOST_OF_ONE {
+            return; // others of its group have so many
+        }
+        let last = |wanted| all.iter().rev().find(|(_, kind)| *kind == wanted);
+        let begins = [Kind::File, Kind::Warning, Kind::Operated].map(last);
+        let Some(&(oldest, kind)) = all.iter().find(|it| !begins.contains(&Some(it))) else { return };
+        let (shelf, _) = self.shelf(kind);
+        if let Ok(at) = shelf.binary_search_by_key(&oldest, |(number, _)| *number) {
+            shelf.remove(at);
+            *self.count(name) -= 1;
         }
     }
 }
@@ -384,12 +417,9 @@ mod tests {
         assert!(texts(&story, "bad").is_empty());
         let shelves = story.0.borrow();
         assert_eq!((shelves.usual.len(), shelves.trouble.len()), (MOST_USUAL, MOST_TROUBLE));
-        assert_eq!(
-            shelves.of.len(),
-            MOST_USUAL + MOST_TROUBLE,
-            "nothing is left of those who are pushed out"
-        );
-        assert!(shelves.trouble.values().all(|it| it.text.len() <= MOST_TEXT + "…".len()));
+        let counted: usize = shelves.counts.iter().map(|count| usize::from(*count)).sum();
+        assert_eq!(counted, MOST_USUAL + MOST_TROUBLE, "nothing is left of those who are pushed out");
+        assert!(shelves.trouble.iter().all(|(_, it)| it.text.len() <= MOST_TEXT + "…".len()));
     }
 
     #[test]
