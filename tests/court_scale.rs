@@ -301,7 +301,7 @@ const MANY: u32 = 100_000;
 fn fits_the_budget(policy: Policy) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = bytes_each(policy);
-    assert!(size_of::<Vassal>() <= 288, "{}", size_of::<Vassal>());
+    assert!(size_of::<Vassal>() <= 192, "{}", size_of::<Vassal>());
     assert!(bytes <= BUDGET, "{bytes} bytes");
 }
 

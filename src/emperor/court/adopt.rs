@@ -156,7 +156,7 @@ impl Court {
     pub fn gist(&self, key: Key) -> Option<Gist> {
         let vassal = self.get(key)?;
         let Instance { ready, accepting, loyal, spoke, reloading, refused, heartbeat_due, .. } =
-            vassal.instance;
+            *vassal.instance;
         Some(Gist {
             pid: vassal.pid,
             state: vassal.state,
@@ -182,7 +182,7 @@ impl Court {
             identity: vassal.identity,
             state: vassal.state,
             pid: vassal.pid,
-            instance: vassal.instance,
+            instance: *vassal.instance,
             course: vassal.course.clone(),
             backoff: vassal.backoff.clone(),
             zerg,
@@ -257,7 +257,7 @@ impl Court {
             identity: record.identity,
             state: record.state,
             pid: if alive { record.pid } else { -1 },
-            instance,
+            instance: instance.into(),
             course,
             backoff: record.backoff,
             zerg: base,

@@ -35,7 +35,7 @@ impl Court {
             }
             let vassal = &mut self.vassals[key];
             vassal.state = State::Up;
-            vassal.instance = Instance { starting: true, started: now.micros, ..Default::default() };
+            *vassal.instance = Instance { starting: true, started: now.micros, ..Default::default() };
             vassal.course = None; // until it is known what its file asks for
             self.starting += 1;
             self.out.push(Action::Spawn(key));

@@ -115,7 +115,7 @@ impl Court {
 
     /// It hangs, or does not say that it lives.
     pub(super) fn no_sign_of_life(&mut self, key: Key, now: Now) {
-        let instance = &mut self.vassals[key].instance;
+        let instance = &mut *self.vassals[key].instance;
         *instance = Instance { heartbeat_due: 0, last_heartbeat: 0, ..*instance };
         self.signal(key, Signal::Kill);
         self.curse(key, self.policy.curse_tolerance.max(LEAST_AGAIN), now);

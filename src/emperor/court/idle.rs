@@ -67,7 +67,7 @@ impl Court {
 
     pub(super) fn measured(&mut self, key: Key, seen: Use, now: Now) {
         let vassal = &mut self.vassals[key];
-        let (is_up, instance) = (vassal.state == State::Up && vassal.pid > 0, vassal.instance);
+        let (is_up, instance) = (vassal.state == State::Up && vassal.pid > 0, *vassal.instance);
         let started = instance.started;
         let Some(course) = vassal.course.as_mut().filter(|_| is_up) else { return };
         let Some(idle) = course.manner.idle else { return };

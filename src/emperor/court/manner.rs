@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn flags(stage: &Stage, key: Key) -> (bool, bool, bool) {
-        let instance = stage.vassal(key).instance;
+        let instance = &stage.vassal(key).instance;
         (instance.ready, instance.accepting, instance.loyal)
     }
 

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn parity_a_change_is_one_message_and_the_vassal_counts_as_new_until_it_is_back() {
         let (mut stage, a) = telling(Policy::default());
-        let instance = stage.vassal(a).instance;
+        let instance = &stage.vassal(a).instance;
         assert_eq!((instance.ready, instance.accepting, instance.loyal), (false, false, true));
         assert_eq!(stage.vassal(a).respawns, 1);
         assert_eq!(stage.file("a", version(2)), [], "nothing has changed since");

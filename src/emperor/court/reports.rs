@@ -90,7 +90,10 @@ impl Court {
 
     fn enter(&mut self, mut vassal: Vassal, now: Now) {
         let name = vassal.name.clone();
-        vassal.instance.started = self.lately.started(&name, now);
+        match self.lately.started(&name, now) {
+            0 => {} // never
+            started => vassal.instance.started = started,
+        }
         let stopped = self.was_stopped(&vassal);
         let key = self.vassals.insert(vassal);
         self.names.insert(name, key);

@@ -104,7 +104,7 @@ impl Court {
             first_run: before.first_run,
             reinforced: before.reinforced,
             starts: before.starts.saturating_add(heir.starts),
-            instance: Instance { told: now.micros, ..heir.instance },
+            instance: Instance { told: now.micros, ..*heir.instance }.into(),
             ..heir.clone()
         };
         self.names.insert(name, next);

@@ -2,6 +2,8 @@
 
 use super::{Backoff, Course, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
 use serde::{Deserialize, Serialize};
+use std::ops::{Deref, DerefMut};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// One vassal: a name, the file it stands for, and what its process is doing.
@@ -18,7 +20,7 @@ pub struct Vassal {
     /// Its process id; -1 without one.
     pub pid: i32,
     /// What is known of the running instance, and of the last one once it has ended.
-    pub instance: Instance,
+    pub instance: Lived,
     /// What is agreed with it, if that is not the protocol.
     pub course: Option<Box<Course>>,
     /// Its entry on the blacklist; boxed, for those that are well have none.
@@ -107,6 +109,34 @@ pub struct Instance {
     pub(super) heartbeat_due: u64,
     /// How long the reload message may stay unread, microseconds; 0 for any time.
     pub(super) reload_due: u64,
+}
+
+/// An instance where there is or was one. Most vassals that sleep never had any, and are not to pay for it: all that is
+/// read of theirs is as [`Instance::default`] has it, and what is written makes it.
+#[derive(Clone, Debug, Default)]
+pub struct Lived(Option<Box<Instance>>);
+
+/// That of those who have none.
+static UNBORN: LazyLock<Instance> = LazyLock::new(Instance::default);
+
+impl Deref for Lived {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        self.0.as_deref().unwrap_or(&UNBORN)
+    }
+}
+
+impl DerefMut for Lived {
+    fn deref_mut(&mut self) -> &mut Instance {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl From<Instance> for Lived {
+    fn from(instance: Instance) -> Self {
+        Self((instance != Instance::default()).then(|| Box::new(instance)))
+    }
 }
 
 impl Instance {
@@ -225,7 +255,7 @@ impl Vassal {
             identity,
             state: State::Queued,
             pid: -1,
-            instance: Instance::default(),
+            instance: Lived::default(),
             course: None,
             backoff: None,
             zerg: None,
@@ -357,5 +387,24 @@ impl Vassal {
             }
         }
         times.into_iter().filter(|time| *time > 0).min().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, version};
+    use super::*;
+    use crate::emperor::court::{Event, Policy};
+
+    #[test]
+    fn one_that_sleeps_pays_for_no_instance_until_it_is_woken() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let key = stage.key("a");
+        stage.on(Event::Admitted(key, true));
+        assert_eq!((stage.state(key), stage.vassal(key).instance.0.is_none()), (State::Waiting, true));
+        assert_eq!(*stage.vassal(key).instance, Instance::default());
+        stage.on(Event::Connection(key));
+        assert!(stage.vassal(key).instance.starting);
     }
 }
