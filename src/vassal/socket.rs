@@ -227,10 +227,19 @@ impl Address {
             }
             Self::BareAbstract(name) => bound(AddressFamily::Unix, &UnixAddr::new_abstract(name)?)?,
             Self::Path(path) => acting_for(rights, || {
-                clear_the_way(path)?;
-                let socket = with_mode(manner.mode, || {
-                    within_reach(path, |path| bound(AddressFamily::Unix, &UnixAddr::new(path)?))
-                })?;
+                let make = || {
+                    with_mode(manner.mode, || {
+                        within_reach(path, |path| bound(AddressFamily::Unix, &UnixAddr::new(path)?))
+                    })
+                };
+                // Mostly nothing is in the way, and the call that binds is the cheapest to say so.
+                let socket = match make() {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        clear_the_way(path)?;
+                        make()?
+                    }
+                    made => made?,
+                };
                 let made = SocketFile::of(path)?.owned(rights);
                 made.give_to(manner.owner)?; // else it goes again
                 file = Some(made);

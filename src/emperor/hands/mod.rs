@@ -108,9 +108,9 @@ pub struct Hands {
     /// Why launches have failed, of vassals whose last one has.
     failures: HashMap<Key, Box<Failure>>,
     /// How the last processes of those have failed that do not run well.
+    causes: HashMap<Key, Ending>,
     /// The capabilities that were wished for in vain, and of which that was said.
     denied: HashMap<Key, Capabilities>,
-    causes: HashMap<Key, Ending>,
     /// What the policy came down to when vassals were started, of those of whom it asks something.
     policies: HashMap<Key, u64>,
     /// Why those did not take a vassal's place that were to.

@@ -64,31 +64,59 @@ pub(super) struct Waiting {
     listener: Listener,
     /// The address as it was given, for people; none if it is the file's path.
     address: Option<Box<str>>,
+    /// What the vassal's file says of it. None before the vassal is started: most of those that sleep never are.
+    mention: Option<Box<Mention>>,
     /// Whether the epoll knows it.
     watched: bool,
-    /// Time of the vassal's file when it was last searched for this very socket.
-    searched: i64,
-    /// The option by which its own file names this very socket, and uWSGI is told that it has it already.
-    named: Option<Box<str>>,
-    /// How it was made, if its own file has said so.
-    manner: Option<Box<Manner>>,
+    /// It was made in this moment, and its file is there.
+    is_new: bool,
     /// It passes from process to process, and starts nobody.
     passes: bool,
+}
+
+/// What a vassal's own file says of its socket.
+#[derive(Debug, Default)]
+struct Mention {
+    /// Time of that file when it was last searched for this very socket.
+    searched: Option<i64>,
+    /// The option by which it names this very socket, and uWSGI is told that it has it already.
+    named: Option<Box<str>>,
+    /// How the socket was made, if it says so.
+    manner: Option<Manner>,
 }
 
 impl Waiting {
     fn new(listener: Listener, address: &str) -> Box<Self> {
         let is_path = listener.file.as_ref().is_some_and(|file| file.path().to_str() == Some(address));
         let address = (!is_path).then(|| address.into());
-        Box::new(Self {
-            listener,
-            address,
-            watched: false,
-            searched: i64::MIN,
-            named: None,
-            manner: None,
-            passes: false,
-        })
+        Box::new(Self { listener, address, mention: None, watched: false, is_new: true, passes: false })
+    }
+
+    fn mention(&mut self) -> &mut Mention {
+        self.mention.get_or_insert_default()
+    }
+
+    /// How it was made, if the vassal's own file has said so.
+    fn manner(&self) -> Option<&Manner> {
+        self.mention.as_ref()?.manner.as_ref()
+    }
+
+    /// The vassal's file was searched. What was known of the socket from an earlier one is forgotten; `false` if it was
+    /// this very file.
+    fn search(&mut self, file: i64) -> bool {
+        let mention = self.mention();
+        let is_another = mention.searched.replace(file) != Some(file);
+        if is_another {
+            mention.named = None;
+        }
+        is_another
+    }
+
+    /// The vassal's own file names it, as the value of this option.
+    fn is_named(&mut self, file: i64, option: &str, manner: &Manner, passes: bool) {
+        let (named, manner) = (Some(option.into()), Some(manner.clone()));
+        self.mention = Some(Box::new(Mention { searched: Some(file), named, manner }));
+        self.passes = passes;
     }
 
     /// What is held: the socket, its address as it was given, its file.
@@ -258,13 +286,18 @@ impl Hands {
     /// Holds from now on the socket that somebody else has held.
     pub(super) fn wait_on(&mut self, key: Key, socket: OwnedFd, address: &str, file: Option<&FileRecord>) {
         let listener = Listener { file: file.map(SocketFile::of_record), socket };
-        self.slot(key).waiting = Some(Waiting::new(listener, address));
+        let mut waiting = Waiting::new(listener, address);
+        waiting.is_new = false; // nobody has looked after its file meanwhile
+        self.slot(key).waiting = Some(waiting);
     }
 
     /// Watches a socket for its next connection.
     pub(super) fn listen_on(&mut self, key: Key, court: &Court) -> Option<Event> {
         let vassal = court.get(key)?;
-        self.mend(key, vassal);
+        let waiting = self.held(key).and_then(|held| held.waiting.as_mut());
+        if !waiting.is_some_and(|waiting| std::mem::take(&mut waiting.is_new)) {
+            self.mend(key, vassal);
+        }
         self.watch(key);
         let waits = self.held(key).is_some_and(|held| held.waiting.is_some());
         // Its file names none any more, or they could not be handed over: it is not to wait for ever.
@@ -386,7 +419,7 @@ impl Hands {
         }
         let address = Address::Path(file.path().to_path_buf());
         let usual = Manner { backlog, mode: Some(MODE), ..Manner::default() };
-        match address.bind_in(waiting.manner.as_deref().unwrap_or(&usual), file.owner()) {
+        match address.bind_in(waiting.manner().unwrap_or(&usual), file.owner()) {
             Ok(listener) => {
                 let watched = self.look_away(key).is_some();
                 if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
@@ -427,10 +460,9 @@ impl Hands {
         let Some(vassal) = vassal.filter(|vassal| may_read && !vassal.own_demand) else {
             return waiting.words();
         };
-        if std::mem::replace(&mut waiting.searched, vassal.identity.mtime_ns) == vassal.identity.mtime_ns {
+        if !waiting.search(vassal.identity.mtime_ns) {
             return waiting.words();
         }
-        waiting.named = None;
         let text = waiting.address().to_owned();
         let Some(place) = self.launch.places.get(usize::from(vassal.source.0)) else { return Vec::new() };
         let Ok(address) = Address::parse(text.as_bytes(), place.path()) else { return Vec::new() };
@@ -456,7 +488,8 @@ impl Hands {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
         let waiting = held.and_then(|held| held.waiting.as_ref()).filter(|_| !vassal.own_demand);
         let is_tenants = self.launch.confinement.tyrant.is_some();
-        is_tenants && waiting.is_some_and(|waiting| waiting.searched != vassal.identity.mtime_ns)
+        let searched = |waiting: &Waiting| waiting.mention.as_ref()?.searched;
+        is_tenants && waiting.is_some_and(|waiting| searched(waiting) != Some(vassal.identity.mtime_ns))
     }
 
     /// A process that has become the tenant has searched his file. What it says is his word: it makes his own vassal's
@@ -464,8 +497,8 @@ impl Hands {
     pub(super) fn was_searched(&mut self, key: Key, vassal: &Vassal, bound: Option<&judge::Bound>) {
         let Some(address) = self.demanded(key, vassal) else { return };
         let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) else { return };
-        waiting.searched = vassal.identity.mtime_ns;
-        waiting.named = None;
+        waiting.search(vassal.identity.mtime_ns);
+        waiting.mention().named = None;
         if let Some(bound) = bound {
             self.heed(key, vassal, &address, bound);
         }
@@ -480,7 +513,7 @@ impl Hands {
         {
             info!("[emperor] vassal {} is handed the socket of its own line {line}", vassal.name);
             if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
-                waiting.named = Some(bound.option.as_str().into());
+                waiting.mention().named = Some(bound.option.as_str().into());
             }
             return;
         }
@@ -494,7 +527,8 @@ impl Hands {
 
 impl Waiting {
     fn words(&self) -> Vec<Vec<u8>> {
-        self.named.as_deref().map_or_else(Vec::new, |option| demand::inherited(option).into())
+        let named = self.mention.as_ref().and_then(|mention| mention.named.as_deref());
+        named.map_or_else(Vec::new, |option| demand::inherited(option).into())
     }
 }
 

@@ -69,12 +69,11 @@ impl Hands {
         let owner = tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid));
         let held = self.held(key).and_then(|held| held.waiting.as_mut());
         if let Some(waiting) = held.filter(|waiting| waiting.serves(address) && waiting.is_for(owner)) {
-            if waiting.manner.as_deref() != Some(manner) {
+            if waiting.manner() != Some(manner) {
                 let tuned = waiting.listener.tune(manner);
                 tuned.map_err(|cause| format!("{address}: {cause}{}", remedy(&cause, owner)))?;
             }
-            (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
-            (waiting.passes, waiting.searched) = (passes, vassal.identity.mtime_ns);
+            waiting.is_named(vassal.identity.mtime_ns, option, manner, passes);
             return Ok(());
         }
         self.let_go(key);
@@ -97,8 +96,7 @@ impl Hands {
             other => other.to_string(),
         };
         let mut waiting = Waiting::new(listener, &text);
-        (waiting.named, waiting.manner) = (Some(option.as_str().into()), Some(Box::new(manner.clone())));
-        (waiting.passes, waiting.searched) = (passes, vassal.identity.mtime_ns);
+        waiting.is_named(vassal.identity.mtime_ns, option, manner, passes);
         self.slot(key).waiting = Some(waiting);
         self.refusals.remove(&key);
         Ok(())
