@@ -291,13 +291,13 @@ impl Reign {
         };
         let offers = std::mem::take(&mut heritage.offers);
         let is_first = heritage.header.is_none();
-        reign.inherit(heritage);
-        match reign.hands.offer_own(&accession.cwd, offers, &reign.court) {
+        match reign.hands.offer_own(&accession.cwd, offers) {
             Err(error) if is_first => return Err(error.into()),
             // The vassals are governed all the same.
             Err(error) => error!("[emperor] {error}"),
             Ok(()) => {}
         }
+        reign.inherit(heritage);
         reign.remember_stopped();
         Ok(reign)
     }
@@ -425,7 +425,12 @@ impl Reign {
                 Report::Trouble(_, trouble) => error!("[emperor] {trouble}"),
                 Report::Remark(_, remark) => info!("[emperor] {remark}"),
                 Report::ScanBegan(source) => self.settle_place(*source),
-                Report::ScanEnded(_) => self.hands.look_after_sockets(&self.court),
+                Report::ScanEnded(_) => {
+                    for key in self.hands.look_after_sockets(&self.court) {
+                        self.touch(Some(key));
+                    }
+                    self.keep_offers();
+                }
                 _ => {}
             }
             self.note_file(&report);

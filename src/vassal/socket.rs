@@ -270,6 +270,28 @@ impl Listener {
         !shut && getsockopt(&self.socket, sockopt::AcceptConn) == Ok(true)
     }
 
+    /// Whether it is a good socket of this address, and no other one.
+    #[must_use]
+    pub fn is_at(&self, address: &Address) -> bool {
+        let streams = getsockopt(&self.socket, sockopt::SockType) == Ok(SockType::Stream);
+        let bound = Address::of(&self.socket).filter(|_| streams && self.listens());
+        match (address, bound) {
+            (Address::Tcp(wanted), Some(Address::Tcp(there))) => {
+                wanted.ip() == there.ip() && (wanted.port() == 0 || wanted.port() == there.port())
+            }
+            // A long path was shortened when it was bound.
+            (Address::Path(wanted), Some(Address::Path(there))) => {
+                *wanted == there
+                    || there.starts_with("/proc/self/fd") && wanted.file_name() == there.file_name()
+            }
+            (Address::Abstract(wanted), Some(Address::BareAbstract(there))) => {
+                there.strip_suffix(b"\0") == Some(wanted)
+            }
+            (Address::BareAbstract(wanted), Some(Address::BareAbstract(there))) => *wanted == there,
+            _ => false,
+        }
+    }
+
     /// Goes on in another manner.
     ///
     /// # Errors
@@ -518,5 +540,37 @@ mod tests {
         assert_eq!(address.bind(1, 0o666, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         assert!(!deep.join("s").exists());
+    }
+
+    #[test]
+    fn a_socket_is_known_by_its_address_and_only_while_it_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = format!("emperor-is-at-{}", std::process::id()).into_bytes();
+        let deep = dir.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let addresses = [
+            Address::Path(dir.path().join("s")),
+            Address::Path(deep.join("s2")),
+            Address::Abstract(name.clone()),
+            Address::BareAbstract(name),
+            any,
+            Address::Tcp("[::1]:0".parse().unwrap()),
+        ];
+        let listeners: Vec<_> =
+            addresses.iter().map(|it| it.bind_in(&Manner::default(), None).unwrap()).collect();
+        for (at, listener) in listeners.iter().enumerate() {
+            for (other, address) in addresses.iter().enumerate() {
+                assert_eq!(listener.is_at(address), at == other, "{listener:?} {address}");
+            }
+        }
+        let port = listeners[4].tcp_address().unwrap();
+        assert!(listeners[4].is_at(&Address::Tcp(port)) && !listeners[5].is_at(&Address::Tcp(port)));
+        let shut = nix::sys::socket::Shutdown::Both;
+        nix::sys::socket::shutdown(listeners[0].socket.as_raw_fd(), shut).unwrap();
+        assert!(!listeners[0].is_at(&addresses[0]));
+        let datagrams = std::os::unix::net::UnixDatagram::bind(dir.path().join("d")).unwrap();
+        let datagrams = Listener { file: None, socket: datagrams.into() };
+        assert!(!datagrams.is_at(&Address::Path(dir.path().join("d"))));
     }
 }

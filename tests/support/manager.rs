@@ -88,9 +88,10 @@ impl Manager {
         names
     }
 
-    /// How many descriptors are kept for vassals.
+    /// How many descriptors are kept for vassals, and sockets.
     pub(crate) fn vassals(&self) -> usize {
-        self.names().iter().filter(|name| name.starts_with("emperor-vassal-")).count()
+        let kinds = ["emperor-vassal-", "emperor-socket-"];
+        self.names().iter().filter(|name| kinds.iter().any(|kind| name.starts_with(kind))).count()
     }
 
     /// Waits until that are so many.
@@ -119,13 +120,22 @@ impl Kept {
             self.store.retain(|(other, _)| *other != name);
         } else if value("FDSTORE") == Some("1") {
             for descriptor in descriptors {
-                if self.store.len() < self.room {
+                // As in systemd: what is there stays under its first name, and only there.
+                let is_there = self.store.iter().any(|(_, other)| is_same_socket(other, &descriptor));
+                if !is_there && self.store.len() < self.room {
                     self.store.push((name.clone(), descriptor));
                 }
             }
         }
         self.said.push(text);
     }
+}
+
+fn is_same_socket(one: &OwnedFd, other: &OwnedFd) -> bool {
+    use nix::sys::stat::{SFlag, fstat};
+    let about = |fd: &OwnedFd| fstat(fd).map(|it| (it.st_mode & SFlag::S_IFMT.bits(), it.st_ino)).ok();
+    let (one, other) = (about(one), about(other));
+    one == other && one.is_some_and(|(kind, _)| kind == SFlag::S_IFSOCK.bits())
 }
 
 fn receive(socket: &UnixDatagram) -> Option<Message> {

@@ -7,6 +7,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::config_pipe::{ConfigPipe, ConfigRecord};
 use super::sockets::SocketRecord;
+use super::zerg::DoorRecord;
 use super::{Hands, LifeRecord, Token};
 use crate::emperor::cgroup::GroupRecord;
 use crate::emperor::court::Key;
@@ -36,6 +37,8 @@ pub struct Holdings<'h> {
     pub config: Option<(BorrowedFd<'h>, &'h ConfigRecord)>,
     /// The sockets of its own.
     pub sockets: Vec<(BorrowedFd<'h>, SocketRecord)>,
+    /// Where it offers them.
+    pub doors: Vec<BorrowedFd<'h>>,
 }
 
 /// The same, taken over.
@@ -59,6 +62,8 @@ pub struct Belongings {
     pub config: Option<(OwnedFd, ConfigRecord)>,
     /// The sockets of its own.
     pub sockets: Vec<(OwnedFd, SocketRecord)>,
+    /// Where it offers them.
+    pub doors: Vec<(DoorRecord, Vec<OwnedFd>)>,
 }
 
 impl Hands {
@@ -76,6 +81,7 @@ impl Hands {
             policy: self.policies.get(&key).copied(),
             config: held.config.as_ref().map(|config| config.parts()),
             sockets: held.sockets.as_ref().map_or_else(Vec::new, |sockets| sockets.parts()),
+            doors: self.door_fds(Some(key)).collect(),
         })
     }
 
@@ -84,8 +90,12 @@ impl Hands {
     /// # Errors
     /// It cannot be watched. A process that nobody watches must not run: it has been killed.
     pub fn adopt(&mut self, key: Key, belongings: Belongings) -> io::Result<()> {
-        let Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config } = belongings;
+        let Belongings { link, pidfd, reports, life, waiting, sockets, doors, group, policy, config } =
+            belongings;
         self.hold_sockets(key, sockets);
+        for (record, fds) in doors {
+            self.reopen_door(key, record, fds);
+        }
         if let Some((socket, address, file)) = waiting {
             self.wait_on(key, socket, &address, file.as_ref());
         }

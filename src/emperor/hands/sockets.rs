@@ -69,7 +69,7 @@ impl Handed {
 }
 
 /// A held socket as data, for the emperor that goes on with it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SocketRecord {
     pub(super) term: SocketTerm,
     #[serde(default)]
@@ -473,7 +473,7 @@ fn forbidden(term: &SocketTerm, tenant: Option<Owner>) -> Result<(), String> {
 }
 
 /// Whether clients find it and are served, once its file is put back.
-fn good_as_new(listener: &Listener) -> io::Result<bool> {
+pub(super) fn good_as_new(listener: &Listener) -> io::Result<bool> {
     if !listener.listens() {
         return Ok(false);
     }

@@ -6,26 +6,28 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::on_demand::{Owner, remedy};
-use super::sockets::{SocketRecord, id};
+use super::sockets::{SocketRecord, good_as_new};
 use super::{Hands, Token};
-use crate::emperor::court::{Court, Key, Vassal};
-use crate::emperor::source::VassalName;
-use crate::vassal::plan::Text;
-use crate::vassal::socket::{Address, FileRecord, Listener, Manner, Restored, SocketFile};
+use crate::emperor::court::{Key, Vassal};
+use crate::vassal::socket::{Address, Listener, Manner};
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 use crate::vassal::terms::zerg::Door;
 use crate::zerg::server::{Allowed, Peer, Served, serve};
 use crate::zerg::wire::{Greeting, Label, message};
+
+mod care;
+mod kept;
+
+pub use kept::{DoorRecord, OffersLeft};
 
 /// All that is offered.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub(super) struct Offers {
 struct Own {
     term: SocketTerm,
     listener: Listener,
+    /// What was said of its file.
+    told: String,
 }
 
 /// A door that is open.
@@ -54,28 +58,12 @@ struct Open {
     of: Option<Key>,
     door: Door,
     tenant: Option<Owner>,
+    /// The owner of the vassal's file.
+    owner: Option<u32>,
     allowed: Allowed,
     listeners: Vec<Listener>,
-}
-
-/// A door as data, for the program that goes on with it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct DoorRecord {
-    vassal: Option<Text>,
-    door: Door,
-    tenant: Option<Owner>,
-    owner: Option<u32>,
-    /// Its listening sockets, by their numbers, with their files.
-    pub numbers: Vec<(RawFd, Option<FileRecord>)>,
-}
-
-/// What a program before this one has held open.
-#[derive(Debug, Default)]
-pub struct OffersLeft {
-    /// Doors, with their listening sockets.
-    pub doors: Vec<(DoorRecord, Vec<OwnedFd>)>,
-    /// The emperor's own sockets.
-    pub sockets: Vec<(OwnedFd, SocketRecord)>,
+    /// What was said of its file.
+    told: String,
 }
 
 /// Why what the emperor's own configuration offers cannot be.
@@ -102,7 +90,7 @@ impl Hands {
     ///
     /// # Errors
     /// [`OfferError`], for the first that cannot be had; the others are offered.
-    pub fn offer_own(&mut self, directory: &Path, left: OffersLeft, court: &Court) -> Result<(), OfferError> {
+    pub fn offer_own(&mut self, directory: &Path, left: OffersLeft) -> Result<(), OfferError> {
         let terms = self.launch.offered.in_directory(directory);
         let OffersLeft { doors: mut left_doors, sockets: mut left_sockets } = left;
         let mut failed = None;
@@ -115,87 +103,51 @@ impl Hands {
             terms.zerg().doors.iter().any(pooled)
         };
         let is_there = |own: &Own, term: &SocketTerm| own.term.address == term.address;
-        for term in terms.sockets().iter().filter(is_offered) {
+        let wanted: Vec<_> = terms.sockets().iter().filter(is_offered).collect();
+        // Those that nobody wants any more go first: they may be in the way of others.
+        let is_wanted = |record: &SocketRecord| wanted.iter().any(|term| term.address == record.term.address);
+        let (kept, gone): (Vec<_>, _) = left_sockets.drain(..).partition(|(_, record)| is_wanted(record));
+        left_sockets = kept;
+        gone.into_iter().map(kept::listener).for_each(drop);
+        for term in wanted {
             if self.offers.sockets.iter().any(|own| is_there(own, term)) {
                 continue;
             }
             let former = left_sockets.iter().position(|(_, record)| record.term.address == term.address);
-            let listener = match former.map(|at| left_sockets.swap_remove(at)) {
-                Some((socket, record)) => {
-                    let file = record.file.as_ref().map(SocketFile::of_record);
-                    let listener = Listener { file, socket };
-                    listener.tune(&term.manner).map(|()| listener)
-                }
+            let former = former.and_then(|at| go_on(term, left_sockets.swap_remove(at)));
+            let listener = match former {
+                Some(listener) => Ok(listener),
                 None => term.address.bind_in(&term.manner, None).map(secured),
             };
             match listener {
                 Ok(listener) => {
-                    self.offers.sockets.push(Own { term: term.clone(), listener });
+                    let told = String::new();
+                    self.offers.sockets.push(Own { term: term.clone(), listener, told });
                 }
                 Err(cause) => fail("its doors", &term.address, cause),
             }
         }
+        let (of_doors, gone): (Vec<_>, _) = left_doors
+            .drain(..)
+            .partition(|(record, _)| terms.zerg().doors.iter().any(|door| record.is_own(door)));
+        left_doors = of_doors;
+        gone.into_iter().for_each(|(record, _)| record.forsake());
         for door in &terms.zerg().doors {
             let own = |open: &Open| open.of.is_none() && open.door == *door;
             if self.offers.doors.iter().flatten().any(own) {
                 continue;
             }
-            let is_it =
-                |left: &(DoorRecord, Vec<OwnedFd>)| left.0.vassal.is_none() && left.0.door.at == door.at;
-            let former = left_doors.iter().position(is_it).map(|at| left_doors.swap_remove(at));
-            let opened = match former {
-                Some((record, fds)) => self.reopen(None, Door { ..door.clone() }, record, fds),
+            let former = left_doors.iter().position(|(record, _)| record.is_own(door));
+            let opened = match former.map(|at| left_doors.swap_remove(at)) {
+                Some((record, fds)) => self.reopen(None, door.clone(), record, fds),
                 None => self.open(None, door, None, None),
             };
             if let Err(cause) = opened {
                 fail(&door.at.to_string(), &door.at, cause);
             }
         }
-        for (record, fds) in left_doors {
-            let name = record.vassal.as_ref().map(|name| VassalName::new(name.as_bytes()));
-            let (Some(key), door) = (name.and_then(|name| court.find(&name)), record.door.clone()) else {
-                // Whose it was is no more, or does not offer it any more: its file goes.
-                record
-                    .numbers
-                    .iter()
-                    .filter_map(|(_, file)| file.as_ref())
-                    .map(SocketFile::of_record)
-                    .for_each(drop);
-                continue;
-            };
-            if let Err(cause) = self.reopen(Some(key), door, record, fds) {
-                error!("[emperor] a zerg server is lost until its vassal starts again: {cause}");
-            }
-        }
-        left_sockets
-            .iter()
-            .filter_map(|(_, record)| record.file.as_ref())
-            .map(SocketFile::of_record)
-            .for_each(drop);
         self.offers.lacking = failed.as_ref().map(|error| (directory.to_path_buf(), error.to_string()));
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Puts the files of the emperor's own sockets back, and tries once more what could not be had.
-    pub(super) fn look_after_offers(&mut self, court: &Court) {
-        for file in self.offers.sockets.iter().filter_map(|own| own.listener.file.as_ref()) {
-            match file.restore() {
-                Ok(Restored::WasThere) => {}
-                Ok(Restored::IsBack) => {
-                    info!("[emperor] the file of the socket {} is back", file.path().display())
-                }
-                Ok(Restored::Lost) => {
-                    warn!("[emperor] the file of the socket {} is gone", file.path().display())
-                }
-                Err(cause) => warn!("[emperor] the file of the socket {}: {cause}", file.path().display()),
-            }
-        }
-        let Some((directory, told)) = self.offers.lacking.take() else { return };
-        match self.offer_own(&directory, OffersLeft::default(), court) {
-            Ok(()) => info!("[emperor] all that zerg-server and zerg-pool name is offered now"),
-            Err(error) if error.to_string() != told => error!("[emperor] {error}"),
-            Err(_) => {}
-        }
     }
 
     /// Opens and closes the doors of a vassal, as its file says.
@@ -254,33 +206,9 @@ impl Hands {
         tenant: Option<Owner>,
         owner: Option<u32>,
     ) -> io::Result<()> {
-        let manner = manner(door);
-        let mut listeners = vec![door.at.bind_in(&manner, tenant)?];
-        if let Address::Abstract(name) = &door.at {
-            // uWSGI's clients look for the name with a NUL behind it, others without.
-            listeners.push(Address::BareAbstract(name.clone()).bind_in(&manner, tenant)?);
-        }
+        let listeners = bind(door, tenant)?;
         info!("[emperor] zerg server enabled on {}", door.at);
         self.watch_door(of, door.clone(), tenant, owner, listeners)
-    }
-
-    fn reopen(
-        &mut self,
-        of: Option<Key>,
-        door: Door,
-        record: DoorRecord,
-        fds: Vec<OwnedFd>,
-    ) -> io::Result<()> {
-        let files = record.numbers.into_iter().map(|(_, file)| file);
-        let listeners: Vec<_> = fds
-            .into_iter()
-            .zip(files)
-            .map(|(socket, file)| Listener { file: file.as_ref().map(SocketFile::of_record), socket })
-            .collect();
-        for listener in &listeners {
-            listener.tune(&manner(&door))?;
-        }
-        self.watch_door(of, door, record.tenant, record.owner, listeners)
     }
 
     fn watch_door(
@@ -300,7 +228,7 @@ impl Hands {
         }
         let users = [Some(0), Some(nix::unistd::geteuid().as_raw()), owner, tenant.map(|(uid, _)| uid)];
         let allowed = users.into_iter().flatten().chain(door.allowed.iter().copied()).collect();
-        let open = Open { of, door, tenant, allowed, listeners };
+        let open = Open { of, door, tenant, owner, allowed, listeners, told: String::new() };
         match self.offers.doors.get_mut(place) {
             Some(free) => *free = Some(open),
             None => self.offers.doors.push(Some(open)),
@@ -399,31 +327,34 @@ impl Hands {
             }
         }
     }
+}
 
-    /// What is offered, as data, for the program that goes on with it.
-    #[must_use]
-    pub fn offers(&self, court: &Court) -> (Vec<DoorRecord>, Vec<(BorrowedFd<'_>, SocketRecord)>) {
-        let door = |open: &Open| {
-            let vassal = match open.of {
-                Some(key) => Some(Text::from(court.get(key)?.name.as_path().as_os_str())),
-                None => None,
-            };
-            let numbers = open.listeners.iter().map(|listener| {
-                (listener.socket.as_raw_fd(), listener.file.as_ref().map(SocketFile::record))
-            });
-            let owner = open.of.and_then(|key| court.get(key)).map(|vassal| vassal.identity.uid);
-            let (door, tenant) = (open.door.clone(), open.tenant);
-            Some(DoorRecord { vassal, door, tenant, owner, numbers: numbers.collect() })
-        };
-        let socket = |own: &'_ Own| SocketRecord {
-            term: own.term.clone(),
-            tenant: None,
-            file: own.listener.file.as_ref().map(SocketFile::record),
-            id: id(own.listener.socket.as_fd()),
-        };
-        let sockets = self.offers.sockets.iter().map(|own| (own.listener.socket.as_fd(), socket(own)));
-        (self.offers.doors.iter().flatten().filter_map(door).collect(), sockets.collect())
+/// Makes the sockets of a door.
+fn bind(door: &Door, tenant: Option<Owner>) -> io::Result<Vec<Listener>> {
+    let manner = manner(door);
+    let mut listeners = vec![door.at.bind_in(&manner, tenant)?];
+    if let Address::Abstract(name) = &door.at {
+        // uWSGI's clients look for the name with a NUL behind it, others without.
+        listeners.push(Address::BareAbstract(name.clone()).bind_in(&manner, tenant)?);
     }
+    Ok(listeners)
+}
+
+/// A socket that was held before, if it is still good for what is wanted now.
+fn go_on(term: &SocketTerm, left: (OwnedFd, SocketRecord)) -> Option<Listener> {
+    let binds_as = left.1.term.manner.binds_as(&term.manner);
+    let listener = kept::listener(left);
+    let is_good = binds_as && listener.is_at(&term.address) && matches!(good_as_new(&listener), Ok(true));
+    let tuned = is_good.then(|| listener.tune(&term.manner).map(|()| listener));
+    match tuned {
+        Some(Ok(listener)) => return Some(listener),
+        Some(Err(cause)) => warn!("[emperor] the socket {} is made anew: {cause}", term.address),
+        None => warn!(
+            "[emperor] the socket {} is made anew: the former one was shut down, is another one, or has lost its file",
+            term.address
+        ),
+    }
+    None
 }
 
 /// A member may remove its file, which has a second name then.

@@ -1,8 +1,11 @@
 //! What the service manager keeps for the emperor that follows a crash of this one.
 
+use std::os::fd::BorrowedFd;
+
 use super::Reign;
 use super::reform::{Reform, Touched};
 use crate::emperor::court::{Adoption, Event, Key};
+use crate::emperor::hands::socket_id;
 use crate::emperor::source::SourceId;
 use crate::emperor::survival::{self, Heritage, Inherited, SourceRecord, Store, Survivor};
 use crate::emperor::systemd;
@@ -20,11 +23,14 @@ impl Reign {
         stale.iter().for_each(|name| systemd::release(name));
         if self.keeps {
             match Store::new(store.unwrap_or_default(), systemd::keeps().1) {
-                Ok(store) => self.store = Some(store),
+                Ok(store) => {
+                    self.store = Some(store);
+                    self.keep_offers();
+                }
                 Err(cause) => error!("[emperor] vassals would not survive a crash of the emperor: {cause}"),
             }
         } else if let Some(store) = store {
-            Store::dissolve_former(store, vassals.iter().map(|inherited| inherited.kept));
+            Store::dissolve_former(&store, vassals.iter().map(|inherited| inherited.kept));
         }
         if let Some(mut header) = header {
             let story = header.process.as_mut().map(|process| std::mem::take(&mut process.story));
@@ -70,6 +76,7 @@ impl Reign {
             if let Some(pidfd) = belongings.pidfd {
                 survival::end(pidfd);
             }
+            belongings.doors.into_iter().for_each(|(record, _)| record.forsake());
             Store::release(kept);
             return false;
         };
@@ -97,6 +104,14 @@ impl Reign {
         if self.store.is_some() && key.is_some() && self.touched.last().copied() != key {
             self.touched.extend(key);
         }
+    }
+
+    /// Has the manager keep what the emperor itself offers.
+    pub(super) fn keep_offers(&mut self) {
+        let Some(mut store) = self.store.take() else { return };
+        let (record, fds) = self.hands.own_offers();
+        store.keep_offers(record, fds.into_iter(), || self.header());
+        self.store = Some(store);
     }
 
     /// Has the manager keep what has changed.
@@ -129,8 +144,12 @@ impl Reign {
         (estate.kept, estate.started) = (number, started.unwrap_or(0));
         (estate.link, estate.pidfd, estate.socket, estate.config) = (None, None, None, None);
         estate.supply = None; // it may be long, and comes again from its source
-        (estate.link, estate.pidfd, estate.socket) = (None, None, None);
         estate.sockets.iter_mut().for_each(|socket| socket.number = None);
+        if let Some(holdings) = self.hands.holdings(key) {
+            let id = |fd: Option<BorrowedFd<'_>>| fd.map_or(0, socket_id);
+            estate.socket_ids = (id(holdings.waiting.map(|(fd, ..)| fd)), id(holdings.notify));
+        }
+        estate.doors = self.hands.door_records(key, &self.court);
         Some(survivor)
     }
 }

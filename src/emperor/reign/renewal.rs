@@ -372,6 +372,7 @@ impl Reign {
             engine: self.hands.engine(),
             tree: self.hands.tree().to_owned(),
             process: None,
+            offers: self.hands.own_offers().0,
         }
     }
 
@@ -400,7 +401,9 @@ impl Reign {
                 config: number(holdings.config.map(|(pipe, _)| pipe)),
                 config_record: holdings.config.map(|(_, record)| record.clone()).unwrap_or_default(),
                 supply: None,
+                socket_ids: (0, 0),
                 sockets: holdings.sockets.into_iter().map(own).collect(),
+                doors: Vec::new(),
             }
         });
         estate.supply =

@@ -1,18 +1,16 @@
 //! What a former emperor has left to this process, claimed at its start.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{AcceptConn, SockType};
-
 use super::STATE_VARIABLE;
+use super::found::{Bundle, Found, take_door};
 use super::origin::LISTEN_VARIABLES;
 use super::state::{Damage, Estate, Header, SocketEstate, State, StoreRecord, Survivor};
 use super::store::{CONFIG, OURS, STATE, VASSAL};
 use crate::emperor::court::{self, Record};
-use crate::emperor::hands::{Belongings, DoorRecord, OffersLeft, SocketRecord, socket_id as id};
+use crate::emperor::hands::{Belongings, DoorRecord, OffersLeft};
 use crate::emperor::source::Supply;
 use crate::sys::{alone, fds, wait};
 
@@ -88,7 +86,10 @@ impl Heritage {
                 for survivor in state.survivors {
                     self.inherit(survivor.record, survivor.estate);
                 }
-                self.store = state.header.process.as_ref().and_then(|process| process.store);
+                self.store = state.header.process.as_ref().and_then(|process| process.store.clone());
+                if self.store.as_ref().is_some_and(|store| store.sockets.is_none()) {
+                    self.keep_anew();
+                }
                 if let Some(process) = &state.header.process {
                     self.take_offers(&process.doors, &process.offered);
                 }
@@ -107,16 +108,28 @@ impl Heritage {
         }
     }
 
+    /// What an earlier version has had kept must be let go first: the manager keeps nothing under two names.
+    fn keep_anew(&mut self) {
+        for inherited in self.vassals.iter_mut().filter(|inherited| inherited.kept > 0) {
+            let kept = std::mem::take(&mut inherited.kept);
+            self.stale.extend([VASSAL, CONFIG].map(|kind| format!("{kind}{kept}")));
+        }
+    }
+
     fn take_offers(&mut self, doors: &[DoorRecord], sockets: &[SocketEstate]) {
+        let of_vassals: HashMap<_, _> =
+            self.vassals.iter().enumerate().rev().map(|(at, it)| (it.record.name.clone(), at)).collect();
         let mut lost = |error: io::Error| {
             self.troubles.push(format!("a socket that was offered to others is lost: {error}"));
         };
         for door in doors {
             let taken: io::Result<Vec<_>> =
                 door.numbers.iter().map(|(number, _)| fds::adopt(*number)).collect();
-            match taken {
-                Ok(taken) => self.offers.doors.push((door.clone(), taken)),
-                Err(error) => lost(error),
+            let place = door.vassal().and_then(|name| of_vassals.get(&name).copied());
+            match (taken, place.and_then(|place: usize| self.vassals.get_mut(place))) {
+                (Ok(taken), Some(vassal)) => vassal.belongings.doors.push((door.clone(), taken)),
+                (Ok(taken), None) => self.offers.doors.push((door.clone(), taken)),
+                (Err(error), _) => lost(error),
             }
         }
         for SocketEstate { number, record } in sockets {
@@ -167,16 +180,20 @@ impl Heritage {
             return;
         }
         let supply = supply.and_then(|(text, socket)| Supply::new(text.as_bytes(), socket.as_deref()).ok());
-        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config };
+        let doors = Vec::new();
+        let belongings =
+            Belongings { link, pidfd, reports, life, waiting, sockets, doors, group, policy, config };
         self.vassals.push(Inherited { record, kept, belongings, supply });
     }
 }
 
 impl Heritage {
     fn take_from_manager(&mut self, found: Found) {
-        let Found { states, mut bundles } = found;
+        let Found { states, mut bundles, mut sockets } = found;
         let generation = states.keys().next_back().copied().unwrap_or(0);
-        self.store = Some(StoreRecord { generation, last: bundles.keys().next_back().copied().unwrap_or(0) });
+        let last = bundles.keys().next_back().copied().unwrap_or(0);
+        let ids = sockets.keys().copied().collect();
+        self.store = Some(StoreRecord { generation, last, sockets: Some(ids) });
         let mut survivors = Vec::new();
         for (number, file) in states.into_iter().rev() {
             match State::read(file) {
@@ -194,9 +211,18 @@ impl Heritage {
                 self.stale.push(format!("{STATE}{number}"));
             }
         }
+        if let Some(header) = &self.header {
+            for door in &header.offers.doors {
+                self.offers.doors.extend(take_door(door, &mut sockets));
+            }
+            for record in &header.offers.sockets {
+                self.offers.sockets.extend(sockets.remove(&record.id).map(|fd| (fd, record.clone())));
+            }
+        }
         for Survivor { record, estate } in survivors {
             let name = record.name.clone();
-            let bundle = bundles.remove(&estate.kept).unwrap_or_default();
+            let mut bundle = bundles.remove(&estate.kept).unwrap_or_default();
+            bundle.by_id(&estate, &mut sockets);
             if let Err(why) = self.inherit_bundle(record, estate, bundle) {
                 self.troubles
                     .push(format!("vassal {name} cannot be taken over, and is started afresh: {why}"));
@@ -216,9 +242,25 @@ impl Heritage {
         mut bundle: Bundle,
     ) -> Result<(), &'static str> {
         let Estate {
-            kept, started, reports, life, address, file, group, policy, config_record, sockets, ..
+            mut kept,
+            started,
+            reports,
+            life,
+            address,
+            file,
+            group,
+            policy,
+            config_record,
+            sockets,
+            ..
         } = estate;
-        let sockets = bundle.sort(sockets.into_iter().map(|it| it.record));
+        let mut sockets = bundle.sort(sockets.into_iter().map(|it| it.record));
+        if bundle.is_of_old {
+            self.stale.extend([VASSAL, CONFIG].map(|kind| format!("{kind}{kept}")));
+            kept = 0;
+        }
+        sockets.sort_by_key(|(place, ..)| *place);
+        let sockets: Vec<_> = sockets.into_iter().map(|(_, fd, record)| (fd, record)).collect();
         let process = bundle.pidfd.as_ref().map(|pidfd| wait::pid_of(pidfd.as_fd()).ok().flatten());
         let linked = record.course.as_ref().is_none_or(|course| course.manner.linked);
         let is_up = linked && record.state == court::State::Up;
@@ -239,85 +281,17 @@ impl Heritage {
                 end(pidfd);
             }
             bundle.end();
-            self.stale.push(format!("{VASSAL}{kept}"));
+            self.stale.extend([VASSAL, CONFIG].map(|kind| format!("{kind}{kept}")));
             return Err(why);
         }
         let waiting = bundle.socket.map(|socket| (socket, address, file));
-        let Bundle { link, pidfd, config, notify, .. } = bundle;
+        let Bundle { link, pidfd, config, notify, doors, .. } = bundle;
         let config = config.map(|config| (config, config_record));
         let life = life.map(|life| (life, notify));
-        let belongings = Belongings { link, pidfd, reports, life, waiting, sockets, group, policy, config };
+        let belongings =
+            Belongings { link, pidfd, reports, life, waiting, sockets, doors, group, policy, config };
         self.vassals.push(Inherited { record, kept, belongings, supply: None });
         Ok(())
-    }
-}
-
-/// What the service manager has passed of what it keeps for us.
-#[derive(Debug, Default)]
-struct Found {
-    states: BTreeMap<u64, OwnedFd>,
-    bundles: BTreeMap<u64, Bundle>,
-}
-
-/// What it keeps of one vassal.
-#[derive(Debug, Default)]
-struct Bundle {
-    link: Option<OwnedFd>,
-    pidfd: Option<OwnedFd>,
-    socket: Option<OwnedFd>,
-    config: Option<OwnedFd>,
-    /// What is not sorted yet: its link, its sockets, and where it notifies us.
-    sockets: Vec<OwnedFd>,
-    notify: Option<OwnedFd>,
-}
-
-impl Found {
-    fn is_something(&self) -> bool {
-        !self.states.is_empty() || !self.bundles.is_empty()
-    }
-
-    fn add(&mut self, name: &str, fd: OwnedFd) {
-        let number = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
-        if let Some(number) = number(STATE) {
-            self.states.insert(number, fd);
-        } else if let Some(number) = number(CONFIG) {
-            self.bundles.entry(number).or_default().config = Some(fd);
-        } else if let Some(number) = number(VASSAL) {
-            let bundle = self.bundles.entry(number).or_default();
-            if wait::pid_of(fd.as_fd()).is_ok_and(|pid| pid.is_some()) {
-                bundle.pidfd = Some(fd);
-            } else {
-                bundle.sockets.push(fd);
-            }
-        }
-    }
-}
-
-impl Bundle {
-    /// Tells its sockets apart, by the kernel's numbers of those of its own: what has become of such a socket says
-    /// nothing, because the vassal had it in its hands.
-    fn sort(&mut self, records: impl Iterator<Item = SocketRecord>) -> Vec<(OwnedFd, SocketRecord)> {
-        let mut own = Vec::new();
-        for record in records {
-            let place = self.sockets.iter().position(|socket| id(socket.as_fd()) == record.id);
-            own.extend(place.map(|place| (self.sockets.swap_remove(place), record)));
-        }
-        for fd in self.sockets.drain(..) {
-            if getsockopt(&fd, AcceptConn) == Ok(true) {
-                self.socket = Some(fd);
-            } else if getsockopt(&fd, SockType) == Ok(nix::sys::socket::SockType::Datagram) {
-                self.notify = Some(fd);
-            } else {
-                self.link = Some(fd);
-            }
-        }
-        own
-    }
-
-    fn end(self) {
-        if let Some(pidfd) = self.pidfd {
-            end(pidfd);
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! write it. All the same a state that cannot be read ends in a fresh start, and never in two processes of a vassal:
 //! what cannot be governed is killed.
 
+mod found;
 mod heritage;
 mod origin;
 mod state;
@@ -18,8 +19,8 @@ pub use heritage::{Heritage, Inherited, inherited_sockets};
 pub use origin::Origin;
 pub(crate) use state::memory;
 pub use state::{
-    Damage, Estate, Header, PidFileRecord, ProcessRecord, SocketEstate, SourceRecord, State, StoreRecord,
-    Survivor,
+    Damage, Estate, Header, OffersRecord, PidFileRecord, ProcessRecord, SocketEstate, SourceRecord, State,
+    StoreRecord, Survivor,
 };
 pub use store::Store;
 

@@ -41,6 +41,27 @@ pub struct Header {
     /// What the process has made of itself; only for the program that takes its place.
     #[serde(default)]
     pub process: Option<ProcessRecord>,
+    /// What the emperor itself offers to others, where the service manager keeps it.
+    #[serde(default)]
+    pub offers: OffersRecord,
+}
+
+/// The emperor's own doors and sockets. Their descriptors are found by the kernel's numbers of the sockets.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct OffersRecord {
+    /// Where sockets are offered.
+    pub doors: Vec<DoorRecord>,
+    /// What is offered there.
+    pub sockets: Vec<SocketRecord>,
+}
+
+impl OffersRecord {
+    /// The kernel's numbers.
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        let doors = self.doors.iter().flat_map(|door| door.ids.iter().copied());
+        doors.chain(self.sockets.iter().map(|socket| socket.id))
+    }
 }
 
 /// One `emperor` argument.
@@ -84,12 +105,15 @@ pub struct ProcessRecord {
 }
 
 /// What there is in the service manager's store, beside the vassals.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct StoreRecord {
     /// The number of the state that it keeps.
     pub generation: u64,
     /// The highest number that was given to a vassal.
     pub last: u64,
+    /// The kernel's numbers of the sockets; none where they are kept with their vassals, as earlier versions did.
+    #[serde(default)]
+    pub sockets: Option<Vec<u64>>,
 }
 
 /// A locked pidfile.
@@ -136,8 +160,13 @@ pub struct Estate {
     pub address: String,
     /// The socket's file.
     pub file: Option<FileRecord>,
+    /// The kernel's number of that socket, and of the one where it notifies us; 0 if that was not asked.
+    pub socket_ids: (u64, u64),
     /// The sockets of its own.
     pub sockets: Vec<SocketEstate>,
+    /// Where it offers them; only where the service manager has the doors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<DoorRecord>,
     /// Its control group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupRecord>,

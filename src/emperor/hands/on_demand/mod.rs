@@ -385,12 +385,13 @@ impl Hands {
         waiting.map(|waiting| waiting.listener.socket.try_clone()).transpose()
     }
 
-    /// Looks whether clients still find the sockets that wait.
-    pub fn look_after_sockets(&mut self, court: &Court) {
+    /// Looks whether clients still find the sockets. Gives the vassals that may have new ones now.
+    pub fn look_after_sockets(&mut self, court: &Court) -> Vec<Key> {
         self.restore_all_sockets(court);
-        self.look_after_offers(court);
+        let mut mended = self.look_after_offers();
         let keys: Vec<Key> =
             self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
+        mended.extend(&keys);
         for key in keys {
             match court.get(key) {
                 Some(vassal) if vassal.is_frozen() => self.late.push(Event::NotFrozen(key)),
@@ -398,6 +399,7 @@ impl Hands {
                 None => {}
             }
         }
+        mended
     }
 
     /// Whether a vassal's socket has no file any more, and is to be made anew when its process is gone.
