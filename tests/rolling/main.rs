@@ -7,6 +7,7 @@
 mod support;
 
 mod for_all;
+mod stages;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

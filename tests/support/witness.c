@@ -212,7 +212,7 @@ static void obey(char *word) {
 		for (char *s = strtok(value, ","); s; s = strtok(NULL, ",")) tell((unsigned char) atoi(s));
 	}
 	else if (!strcmp(word, "after")) resume_at = clk(CLOCK_MONOTONIC) + (uint64_t) n * 1000000ull;
-	else if (!strcmp(word, "wait")) waiting = 1;
+	else if (!strcmp(word, "wait")) { waiting = 1; event("waits", ""); }
 	else if (!strcmp(word, "beat")) { beat = n; next_beat = clk(CLOCK_MONOTONIC); }
 	else if (!strcmp(word, "flood")) flood = (uint64_t) n;
 	else if (!strcmp(word, "close")) { hang_up(); event("closed", ""); }

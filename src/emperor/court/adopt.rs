@@ -96,6 +96,8 @@ pub struct Gist {
     backoff: Option<Box<Backoff>>,
     respawns: u32,
     zerg: Option<Zerg>,
+    /// Somebody is to take its place.
+    followed: bool,
 }
 
 impl Event {
@@ -165,6 +167,7 @@ impl Court {
             backoff: vassal.backoff.clone(),
             respawns: vassal.respawns,
             zerg: vassal.zerg,
+            followed: self.is_followed(key),
         })
     }
 
@@ -182,7 +185,10 @@ impl Court {
             identity: vassal.identity,
             state: vassal.state,
             pid: vassal.pid,
-            instance: *vassal.instance,
+            instance: Instance {
+                reload_again: vassal.instance.reload_again || self.is_followed(key),
+                ..*vassal.instance
+            },
             course: vassal.course.clone(),
             backoff: vassal.backoff.clone(),
             zerg,
@@ -229,8 +235,6 @@ impl Court {
         let is_over = !alive && (record.zerg.is_some() || record.state == State::Stopping(Then::Forget));
         let is_twice = record.zerg.is_none() && self.names.contains_key(&record.name);
         if is_over || is_twice {
-            self.miss_successor(&record, now);
-            actions.append(&mut self.out);
             return None;
         }
         let base = record.zerg.as_ref().map(|zerg| {
@@ -280,6 +284,7 @@ impl Court {
             deadline: record.deadline,
         };
         let key = self.enter_adopted(vassal);
+        self.has_come_over(key);
         self.go_on(key, adoption, now);
         actions.append(&mut self.out);
         Some(key)
@@ -291,7 +296,10 @@ impl Court {
         self.starting += u32::from(vassal.instance.starting);
         let key = self.vassals.insert(vassal);
         match zerg {
-            Some(zerg) if zerg.role != Role::Reinforcement => self.heirs.push(key),
+            Some(Zerg { role: Role::Predecessor, .. }) => {}
+            Some(Zerg { base, role: Role::Successor, .. }) => {
+                self.heirs.entry(base).or_insert(key);
+            }
             Some(zerg) => {
                 self.zergs.push(key);
                 self.count_zergs_from(zerg.number);

@@ -66,6 +66,7 @@ impl Court {
     }
 
     pub(super) fn measured(&mut self, key: Key, seen: Use, now: Now) {
+        let is_followed = self.is_followed(key);
         let vassal = &mut self.vassals[key];
         let (is_up, instance) = (vassal.state == State::Up && vassal.pid > 0, *vassal.instance);
         let started = instance.started;
@@ -87,8 +88,9 @@ impl Court {
         if now.since(course.busy) < idle || now.since(started) < course.manner.idle_min_uptime {
             return;
         }
-        // One that has yet to be ready, or comes back from a reload, would do neither in the frost.
-        let is_calm = instance.ready && !instance.reloading && !instance.reload_again;
+        // One that has yet to be ready, or comes back from a reload, would do neither in the frost; and one whose place
+        // is about to be taken has read another file than it would thaw with.
+        let is_calm = instance.ready && !instance.reloading && !instance.reload_again && !is_followed;
         if self.policy.idle_freeze.is_some() && is_calm {
             self.freeze(key, now)
         } else {
@@ -332,6 +334,39 @@ mod tests {
                 assert!(!done.contains(&Action::Freeze(a)), "{done:?}");
             }
         }
+    }
+
+    /// It would thaw with what it has read, and nothing would remember that there is something newer.
+    #[test]
+    fn one_whose_place_is_to_be_taken_is_stopped_instead_of_frozen() {
+        let (mut stage, a) = running(None);
+        stage.die(a);
+        stage.pass(s(10));
+        stage.on(Event::Connection(a));
+        let rolls = Manner {
+            idle: Some(s(2)),
+            ready: Ready::AtOnce,
+            linked: false,
+            rolling: true,
+            ..Manner::default()
+        };
+        stage.on(Event::Agreed(a, rolls));
+        stage.start(a);
+        stage.court.policy.idle_freeze = Some(s(60));
+        stage.pass(s(1));
+        let [Action::Spawn(next)] = stage.file("a", version(2))[..] else { panic!("{:?}", stage.told) };
+        stage.on(Event::Agreed(next, Manner { ready: Ready::Notified, ..rolls }));
+        stage.start(next);
+        while stage.state(a) == State::Up {
+            if stage.pass(s(1)).contains(&Action::Measure(a)) {
+                let done = stage.on(Event::Measured(a, NOBODY));
+                assert!(!done.contains(&Action::Freeze(a)), "{done:?}");
+            }
+        }
+        stage.die(next);
+        assert_eq!(stage.die(a).last(), Some(&Action::Spawn(a)), "its file is read before it waits");
+        stage.on(Event::Sleeps(a));
+        assert_eq!((stage.state(a), stage.court.len()), (State::Waiting, 1));
     }
 
     #[test]

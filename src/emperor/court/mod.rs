@@ -36,7 +36,7 @@ pub use roll::Key;
 pub use vassal::{Instance, Rest, Role, State, Then, Vassal};
 pub use zergs::Scale;
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::source::{Identity, Oddity, Report, SourceId, VassalName};
@@ -315,11 +315,11 @@ pub struct Court {
     starting: u32,
     running: u32,
     zergs: Vec<Key>,
-    /// Those that are to take another's place, and those whose place was taken.
-    heirs: Vec<Key>,
+    /// Who is to take a vassal's place.
+    heirs: HashMap<Key, Key>,
     asking: Vec<zergs::Asking>,
     /// Those that end their requests before they end, whatever is the rule.
-    retiring: Vec<Key>,
+    retiring: HashSet<Key>,
     /// When somebody waited last at the sockets of those whose queues are looked at, microseconds.
     crowded: HashMap<Key, u64>,
     zergs_ever: u32,
@@ -371,9 +371,9 @@ impl Court {
             starting: 0,
             running: 0,
             zergs: Vec::new(),
-            heirs: Vec::new(),
+            heirs: HashMap::new(),
             asking: Vec::new(),
-            retiring: Vec::new(),
+            retiring: HashSet::new(),
             crowded: HashMap::new(),
             zergs_ever: 0,
             hold_until: 0,

@@ -100,8 +100,8 @@ impl Court {
         let Some(vassal) = self.vassals.remove(key) else { return };
         if vassal.zerg.is_some() {
             self.zergs.retain(|zerg| *zerg != key);
-            self.retiring.retain(|zerg| *zerg != key);
-            self.heirs.retain(|heir| *heir != key);
+            self.retiring.remove(&key);
+            self.is_nobodys_heir(key, &vassal);
             self.grant(now);
         } else {
             self.names.remove(&vassal.name);

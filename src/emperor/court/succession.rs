@@ -4,7 +4,6 @@
 //! and what is still to be heard of the former one cannot be taken for the other's. If the successor fails, nothing has
 //! happened but that.
 
-use super::adopt::Record;
 use super::vassal::{Instance, Role, State, Then, Vassal, Zerg};
 use super::{Action, Court, Key, Now, Ready, Reign, VassalName, What};
 
@@ -21,12 +20,11 @@ impl Court {
 
     /// The one that is about to take a vassal's place.
     pub(super) fn successor_of(&self, base: Key) -> Option<Key> {
-        let is_it = |heir: &&Key| {
-            let heir = &self.vassals[**heir];
-            let comes = matches!(heir.state, State::Queued | State::Paused | State::Up) && heir.present;
-            comes && heir.is_successor() && heir.zerg.is_some_and(|zerg| zerg.base == base)
+        let comes = |heir: &Key| {
+            let heir = &self.vassals[*heir];
+            matches!(heir.state, State::Queued | State::Paused | State::Up) && heir.present
         };
-        self.heirs.iter().find(is_it).copied()
+        self.heirs.get(&base).copied().filter(comes)
     }
 
     /// Another process starts beside this one; if that happens already, it is to have read the newest file.
@@ -40,10 +38,7 @@ impl Court {
         self.wake(key, now);
         let base = &self.vassals[key];
         let (identity, base_started) = (base.identity, base.instance.started);
-        let is_its = |heir: &Key| {
-            self.vassals[*heir].is_successor() && self.vassals[*heir].zerg.is_some_and(|it| it.base == key)
-        };
-        if let Some(next) = self.heirs.iter().copied().find(is_its) {
+        if let Some(next) = self.heirs.get(&key).copied() {
             let heir = &mut self.vassals[next];
             match heir.state {
                 State::Queued | State::Paused => heir.identity = identity,
@@ -62,7 +57,7 @@ impl Court {
         heir.instance.started = base_started;
         self.say(key, What::Rolling);
         let heir = self.vassals.insert(heir);
-        self.heirs.push(heir);
+        self.heirs.insert(key, heir);
         self.start_after_gap(heir, now);
     }
 
@@ -108,8 +103,7 @@ impl Court {
             ..heir.clone()
         };
         self.names.insert(name, next);
-        self.heirs.retain(|heir| *heir != next);
-        self.heirs.push(old);
+        self.heirs.remove(&old);
         if let Some(crowded) = self.crowded.remove(&old) {
             self.crowded.insert(next, crowded);
         }
@@ -166,13 +160,26 @@ impl Court {
         base.is_some_and(|base| base.state == State::Up && base.is_alive())
     }
 
-    /// A successor of a former court had no process yet: another one starts.
-    pub(super) fn miss_successor(&mut self, record: &Record, now: Now) {
-        let base = record.zerg.as_ref().filter(|zerg| zerg.role == Role::Successor);
-        if let Some(base) = base.and_then(|zerg| self.find(&zerg.base)) {
-            let instance = &mut self.vassals[base].instance;
-            (instance.reload_again, instance.told) = (true, now.micros);
-            self.arm(base);
+    /// Whether another process is to take a vassal's place, or is on its way out and followed by the one that is.
+    pub(super) fn is_followed(&self, base: Key) -> bool {
+        self.heirs.contains_key(&base)
+    }
+
+    /// It is no more.
+    pub(super) fn is_nobodys_heir(&mut self, key: Key, vassal: &Vassal) {
+        if let Some(base) =
+            vassal.zerg.map(|zerg| zerg.base).filter(|base| self.heirs.get(base) == Some(&key))
+        {
+            self.heirs.remove(&base);
+        }
+    }
+
+    /// A vassal of a former court that was followed reloads, in case that its successor had no process yet. This one
+    /// has: what it has not read it is asked for when it has taken the place.
+    pub(super) fn has_come_over(&mut self, heir: Key) {
+        let base = self.vassals[heir].zerg.filter(|zerg| zerg.role == Role::Successor).map(|zerg| zerg.base);
+        if let Some(base) = base.and_then(|base| self.vassals.get_mut(base)) {
+            base.instance.reload_again = false;
         }
     }
 }
@@ -384,6 +391,16 @@ mod tests {
         assert_eq!(stage.vassal(zerg).zerg.map(|zerg| zerg.base), Some(next));
     }
 
+    #[test]
+    fn one_that_fails_under_another_emperor_is_not_tried_again_either() {
+        let (stage, a, next) = rolling(Policy::default(), UWSGI);
+        let (mut stage, keys) = adopted(&stage, &[a, next]);
+        let [Some(a), Some(next)] = keys[..] else { panic!("{keys:?}") };
+        stage.die(next);
+        assert_eq!((stage.pass(s(60)), stage.key("a"), stage.court.len()), (vec![], a, 1));
+        assert!(stage.vassal(a).runs_old_file());
+    }
+
     /// The same vassals in another court, in which `keep` of them have arrived.
     fn adopted(stage: &Stage, keys: &[Key]) -> (Stage, Vec<Option<Key>>) {
         let records: Vec<Record> = keys.iter().filter_map(|key| stage.court.record(*key)).collect();
@@ -402,6 +419,7 @@ mod tests {
         let (stage, a, next) = rolling(Policy::default(), UWSGI);
         let (mut stage, keys) = adopted(&stage, &[a, next]);
         let [Some(a), Some(next)] = keys[..] else { panic!("{keys:?}") };
+        assert_eq!(stage.pass(s(60)), [], "it is not asked for twice");
         assert!(stage.say(next, Word::Accepting).contains(&succeed(a, next)));
         let (mut stage, keys) = adopted(&stage, &[next, a]);
         let [Some(next), Some(a)] = keys[..] else { panic!("{keys:?}") };
@@ -411,11 +429,21 @@ mod tests {
 
     #[test]
     fn another_emperor_starts_what_had_no_process_yet_and_ends_what_nobody_waits_for() {
-        let (mut stage, a) = base(Policy::default(), UWSGI);
-        let [Action::Spawn(unmade)] = stage.file("a", version(2))[..] else { panic!() };
-        let (mut other, keys) = adopted(&stage, &[a, unmade]);
-        assert_eq!(keys[1], None);
-        assert!(matches!(other.pass(s(1))[..], [Action::Spawn(_)]));
+        // After a crash there is not even a word of one without a process.
+        for after_crash in [false, true] {
+            let (mut stage, a) = base(Policy::default(), UWSGI);
+            let before = stage.court.gist(a);
+            let [Action::Spawn(unmade)] = stage.on(Event::Wanted(a, Wish::Roll))[..] else { panic!() };
+            assert_ne!(stage.court.gist(a), before, "it must be known after a crash");
+            let keys = [a, unmade];
+            let (mut other, keys) = adopted(&stage, if after_crash { &keys[..1] } else { &keys });
+            assert_eq!(keys.get(1).copied().flatten(), None);
+            let [Action::Spawn(next)] = other.pass(s(1))[..] else { panic!("{after_crash}") };
+            start(&mut other, next, UWSGI);
+            assert!(other.say(next, Word::Accepting).contains(&succeed(keys[0].unwrap(), next)));
+            other.die(keys[0].unwrap());
+            assert_eq!(other.pass(s(60)), [], "and that is all");
+        }
         // The vassal itself did not come over.
         let (stage, _, next) = rolling(Policy::default(), UWSGI);
         let (other, keys) = adopted(&stage, &[next]);

@@ -116,7 +116,7 @@ impl Court {
 
     /// Takes one that belongs to another away: it ends its requests first.
     pub(super) fn retire(&mut self, zerg: Key, now: Now) {
-        self.retiring.push(zerg);
+        self.retiring.insert(zerg);
         self.stop(zerg, Then::Forget, now);
     }
 

@@ -68,7 +68,7 @@ impl Reign {
     ) -> Touched {
         let Some(source) = source else { return Touched::default() }; // it is stopped in any case
         let name = record.name.as_bytes();
-        let name = if record.zerg.is_some() { name.strip_suffix(b":zerg").unwrap_or(name) } else { name };
+        let name = record.zerg.as_ref().map_or(name, |zerg| zerg.role.base_of(name));
         let policy = self.hands.policy().digest(name, &record.identity);
         let other_policy = reform.policies && policy != belongings.policy;
         if !reform.policies {
