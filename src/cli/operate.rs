@@ -101,6 +101,7 @@ struct Vassal {
     pid: Option<i32>,
     restarts: u32,
     cause: Option<String>,
+    note: Option<String>,
     reinforces: Option<String>,
     /// What it takes and does; in another document.
     #[serde(skip)]
@@ -147,6 +148,11 @@ impl Vassal {
     /// Its name, without what would do something to a terminal.
     fn name(&self) -> String {
         VassalName::new(&unescape(&self.id).unwrap_or_default()).to_string()
+    }
+
+    /// Why it is not well; else what is to be said of it.
+    fn remark(&self) -> Option<&str> {
+        self.cause.as_deref().or(self.note.as_deref())
     }
 
     /// Whether nobody needs to look after it.

@@ -478,8 +478,9 @@ impl Reign {
         if self.court.next_timeout().is_some_and(|at| at <= clock::monotonic_micros()) {
             self.feed(Event::Tick);
         }
+        let due = self.hands.next_timeout(); // which may be this very moment, and so no later than the next line
         let present = Instant::now();
-        if self.hands.next_timeout().is_some_and(|at| at <= present) {
+        if due.is_some_and(|at| at <= present) {
             let mut events = Vec::new();
             self.hands.on_timeout(present, &self.court, &mut events);
             events.drain(..).for_each(|event| self.feed(event));

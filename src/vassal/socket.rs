@@ -292,6 +292,15 @@ impl Listener {
         }
     }
 
+    /// The same, and whoever removes its file has not the last word ([`SocketFile::secure`]).
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        if let Some(file) = &mut self.file {
+            file.secure();
+        }
+        self
+    }
+
     /// Goes on in another manner.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod addresses;
 mod ask;
 mod cost;
 mod frozen;
+mod heal;
 mod life;
 mod load;
 mod own;

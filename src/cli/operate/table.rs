@@ -63,12 +63,12 @@ pub(super) fn table(vassals: &[Vassal], now: u64, screen: Screen) -> String {
     let mut widths: [usize; HEADS.len()] = std::array::from_fn(widest);
     let others: usize = widths[1..].iter().map(|width| width + GAP).sum::<usize>() + GAP;
     if let Some(columns) = screen.columns {
-        let is_any_unwell = vassals.iter().any(|vassal| vassal.cause.is_some());
+        let is_any_unwell = vassals.iter().any(|vassal| vassal.remark().is_some());
         let for_cause = if is_any_unwell { ROOM_FOR_CAUSE } else { 0 };
         let room = columns.saturating_sub(others + for_cause).max(LEAST_NAME);
         widths[0] = widths[0].min(room);
     }
-    let causes = std::iter::once(None).chain(vassals.iter().map(|vassal| vassal.cause.as_deref()));
+    let causes = std::iter::once(None).chain(vassals.iter().map(Vassal::remark));
     let colours = std::iter::once("1").chain(vassals.iter().map(shade));
     let mut text = String::new();
     for ((row, cause), shade) in rows.iter().zip(causes).zip(colours) {
@@ -147,6 +147,7 @@ mod tests {
             pid: Some(7),
             restarts: 2,
             cause,
+            note: None,
             reinforces: None,
             use_: None,
         }

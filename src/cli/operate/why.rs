@@ -96,6 +96,9 @@ impl Account {
         if let Some(cause) = &vassal.cause {
             add(&mut text, &format!("why: {}\n", legible(cause)));
         }
+        if let Some(note) = &vassal.note {
+            add(&mut text, &format!("note: {}\n", legible(note)));
+        }
         add(&mut text, "\nWhat has happened:\n");
         if self.events.is_empty() {
             add(&mut text, "  nothing that is still known\n");

@@ -165,6 +165,10 @@ pub struct View<'a> {
     pub cause: &'a dyn Fn(Key) -> Option<String>,
     /// Why the process did not take its place that was to.
     pub not_replaced: &'a dyn Fn(Key) -> Option<&'a str>,
+    /// What is wrong with the sockets that it has.
+    pub lost: &'a dyn Fn(Key) -> Option<&'a str>,
+    /// Who wants one of them as well.
+    pub contested: &'a dyn Fn(Key) -> Option<String>,
     /// The status that it ended with then, in the shell's numbers.
     pub last_exit: &'a dyn Fn(Key) -> Option<u8>,
     /// What a vassal's control group uses.
@@ -206,6 +210,7 @@ pub(super) struct Row<'a> {
     failures: u32,
     pub(super) next_start_in: Option<f64>,
     pub(super) cause: Option<String>,
+    note: Option<String>,
     on_demand: Option<&'a str>,
     reinforces: Option<String>,
     monitor: &'a str,
@@ -308,7 +313,9 @@ impl View<'_> {
                 .map(|why| {
                     format!("its rolling reload has failed, so it goes on as it was; the new process: {why}")
                 })
-                .or_else(|| cause(vassal, (self.cause)(key).as_deref(), self.now)),
+                .or_else(|| cause(vassal, (self.cause)(key).as_deref(), self.now))
+                .or_else(|| (self.lost)(key).map(str::to_owned)),
+            note: (self.contested)(key),
             on_demand: (!on_demand.is_empty()).then_some(on_demand),
             reinforces: base.map(|base| escape(base.name.as_bytes())),
             monitor: source.map_or("", |source| &source.argument),

@@ -119,6 +119,7 @@ impl Event {
             | Self::LinkClosed(key)
             | Self::Died(key, _)
             | Self::Connection(key)
+            | Self::Unobstructed(key)
             | Self::ReloadRefused(key)
             | Self::MustRestart(key)
             | Self::Queue { key, .. }

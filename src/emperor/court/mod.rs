@@ -155,6 +155,8 @@ pub enum Event {
     Died(Key, bool),
     /// Somebody connects to its on-demand socket.
     Connection(Key),
+    /// What was in the way of its sockets may be gone.
+    Unobstructed(Key),
     /// The answer to [`Action::Measure`].
     Measured(Key, Use),
     /// It cannot be frozen, or must not stay so.
@@ -411,6 +413,7 @@ impl Court {
             Event::Queue { key, waiting, scale } => {
                 self.with(key, |court| court.look_at_queue(key, waiting, scale, now));
             }
+            Event::Unobstructed(key) => self.with(key, |court| court.unobstructed(key, now)),
             Event::Connection(key) => self.with(key, |court| court.connection(key, now)),
             Event::NotFrozen(key) => self.with(key, |court| court.not_frozen(key, now)),
             Event::Measured(key, seen) => self.with(key, |court| court.measured(key, seen, now)),

@@ -162,6 +162,13 @@ impl Court {
         self.start_after_gap(key, now);
     }
 
+    /// The same of what was in the way of its sockets.
+    pub(super) fn unobstructed(&mut self, key: Key, now: Now) {
+        if matches!(self.vassals[key].state, State::Paused | State::Resting(Rest::Abandoned)) {
+            self.try_again(key, now);
+        }
+    }
+
     /// A vassal without a process becomes one that may start, but not sooner after its last start than this: a file
     /// that changes, or comes and goes, may come and go as fast as its owner can write.
     pub(super) fn start_after_gap(&mut self, key: Key, now: Now) {
@@ -251,6 +258,31 @@ mod tests {
     use crate::emperor::source::DEMAND;
 
     const OTHER: SourceId = SourceId(1);
+
+    #[test]
+    fn what_was_in_the_way_is_gone_and_it_is_tried_at_once_but_four_times_a_second_at_most() {
+        let mut stage = Stage::new(Policy { on_demand: true, ..Policy::default() });
+        stage.file("a", version(1));
+        let a = stage.key("a");
+        stage.on(Event::NotBound(a));
+        let mut tries = 0;
+        for _ in 0..1000 {
+            let actions = [stage.on(Event::Unobstructed(a)), stage.pass(ms(1))].concat();
+            if actions.contains(&Action::Admit(a)) {
+                tries += 1;
+                stage.on(Event::NotBound(a));
+            }
+        }
+        assert!((3..=5).contains(&tries), "{tries}");
+        for state in ["running", "waiting"] {
+            let mut stage = Stage::new(Policy::default());
+            let b = stage.up("b");
+            if state == "waiting" {
+                stage.on(Event::Sleeps(b));
+            }
+            assert_eq!(stage.on(Event::Unobstructed(b)), [], "{state}: it comes late");
+        }
+    }
 
     #[test]
     fn what_a_scan_does_not_see_is_gone() {

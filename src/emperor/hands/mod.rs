@@ -22,6 +22,7 @@ mod sockets;
 mod start;
 mod succession;
 pub mod telling;
+mod ways;
 mod whereabouts;
 mod zerg;
 
@@ -122,6 +123,9 @@ pub struct Hands {
     offers: zerg::Offers,
     queues: scale::Queues,
     watches: sockets::Watches,
+    ways: ways::Ways,
+    /// What is wrong with sockets that vassals have, as far as that was said.
+    lost: HashMap<Key, Box<str>>,
     sought: whereabouts::Sought,
     /// What came of actions, and is told later.
     late: Vec<Event>,
@@ -172,6 +176,8 @@ enum Token {
     Config(Key),
     /// What the kernel tells of the files of sockets.
     Files,
+    /// What the kernel tells of directories in which sockets cannot be made.
+    Ways,
     /// Where sockets are offered, by its place among them.
     Door(usize),
 }
@@ -191,7 +197,8 @@ impl Token {
             Self::Groups => (5, 0),
             Self::Config(key) => (6, key.to_bits()),
             Self::Files => (5, 1),
-            Self::Door(place) => (5, 2 + place as u64),
+            Self::Ways => (5, 2),
+            Self::Door(place) => (5, 3 + place as u64),
             Self::Notify(key) => (7, key.to_bits()),
         };
         bits | kind << KIND_SHIFT
@@ -207,7 +214,8 @@ impl Token {
             4 => Self::Answer(key.index()),
             5 if key.index() == 0 => Self::Groups,
             5 if key.index() == 1 => Self::Files,
-            5 => Self::Door(key.index() - 2),
+            5 if key.index() == 2 => Self::Ways,
+            5 => Self::Door(key.index() - 3),
             6 => Self::Config(key),
             _ => Self::Notify(key),
         }
@@ -251,6 +259,8 @@ impl Hands {
             offers: zerg::Offers::default(),
             queues: scale::Queues::default(),
             watches: sockets::Watches::default(),
+            ways: ways::Ways::default(),
+            lost: HashMap::new(),
             sought: whereabouts::Sought::default(),
             late: Vec::new(),
             odd_lines: notices::Quota::default(),
@@ -283,6 +293,12 @@ impl Hands {
     /// What [`Hands::take_agreed`] has then goes before it.
     pub fn perform(&mut self, action: &Action, court: &Court) -> Option<Event> {
         self.attend(action, court);
+        let event = self.carry_out(action, court);
+        self.try_freed();
+        event
+    }
+
+    fn carry_out(&mut self, action: &Action, court: &Court) -> Option<Event> {
         match *action {
             Action::Spawn(key) => return self.spawn(key, court),
             Action::Admit(key) => return self.admit(key, court),
@@ -308,7 +324,9 @@ impl Hands {
                 self.forget_queues(key);
                 self.let_go(key);
                 self.stop_asking(key);
-                self.refusals.remove(&key);
+                self.is_provided(key);
+                self.lost.remove(&key);
+                self.may_be_free();
                 self.failures.remove(&key);
                 self.hindered.remove(&key);
                 self.limits_met.remove(&key);
@@ -361,6 +379,7 @@ impl Hands {
                 Token::Config(key) => self.push_rest(key),
                 Token::Door(place) => self.answer_door(place),
                 Token::Files => self.hear_of_files(court),
+                Token::Ways => self.hear_of_ways(court),
                 Token::Answer(place) => events.extend(self.hear_answer(place, court)),
                 Token::Side(place) => match self.sides.reap(place) {
                     Some((Errand::Judge(key), ending)) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use serde::{Deserialize, Serialize};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::on_demand::{Owner, remedy};
 use super::{Hands, Token};
@@ -23,6 +23,7 @@ use crate::vassal::socket::{Address, FileRecord, Listener, Restored, SocketFile}
 use crate::vassal::terms::Terms;
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 
+mod files;
 mod watch;
 
 pub(super) use watch::Watches;
@@ -94,9 +95,11 @@ impl Hands {
         let vassal = court.get(key)?;
         let terms = terms.filter(|terms| terms.program.is_some()).map(|terms| &terms.sockets);
         if terms.is_none_or(SocketTerms::is_empty) && !self.has_sockets(key) {
+            self.is_provided(key);
             return Some(Handed::default());
         }
         self.look_away(key); // some of them may be closed
+        self.may_be_free();
         let terms = terms.cloned().unwrap_or_default();
         let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
         // A reinforcement serves the sockets of what it reinforces.
@@ -107,6 +110,7 @@ impl Hands {
                 held.close(&terms);
             }
             self.close_all_doors(holder);
+            self.is_provided(key);
             return Some(Handed::default());
         }
         let terms = terms.in_directory(&directory);
@@ -142,13 +146,14 @@ impl Hands {
         self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0, watched: false }));
         self.watch_files(holder);
         if trouble.is_none() && holder == key {
-            trouble = self.open_doors(key, vassal, &terms, tenant).err();
+            trouble = self.open_doors(key, court, &terms, tenant).err();
         }
         if let Some(why) = trouble {
             self.refuse_sockets(key, vassal, &why);
             return None;
         }
-        self.refusals.remove(&key);
+        self.is_provided(key);
+        self.lost.remove(&holder);
         let (numbers, addresses): (Vec<_>, Vec<_>) = handed?.into_iter().unzip();
         Some(Handed { terms: terms.bound_at(addresses), numbers })
     }
@@ -193,44 +198,38 @@ impl Hands {
         forbidden(term, tenant).map_err(|why| (None, why))?;
         let share = self.shares.take(tenant).map_err(|why| (None, why))?;
         match term.address.bind_in(&term.manner, tenant) {
-            Ok(mut listener) => {
-                if let Some(file) = &mut listener.file {
-                    file.secure();
-                }
-                Ok(Socket { term: term.clone(), tenant, listener: Some(listener), _share: share })
+            Ok(listener) => {
+                Ok(Socket { term: term.clone(), tenant, listener: Some(listener.secured()), _share: share })
             }
             Err(cause) => {
-                let other = self.who_has(holder, &term.address).and_then(|key| court.get(key));
-                let help = match other.filter(|_| cause.kind() == io::ErrorKind::AddrInUse) {
-                    Some(other) => {
-                        self.tell_holder(holder, court, other, term);
-                        format!("; vassal {} has it, choose another address", other.name)
-                    }
-                    None => remedy(&cause, tenant),
-                };
+                let help = self.obstructed(holder, court, &term.address, &cause, tenant);
                 Err((None, format!("{cause}{help}")))
             }
         }
     }
 
-    /// The one who has an address hears of the other's wish as well, once for each cause.
-    fn tell_holder(&self, wants: Key, court: &Court, has: &Vassal, term: &SocketTerm) {
-        if let Some(vassal) = court.get(wants).filter(|_| !self.refusals.contains_key(&wants)) {
-            let (has, wants) = (&has.name, &vassal.name);
-            warn!(
-                "[emperor] vassal {has} keeps the socket {}, which vassal {wants} names as well",
-                term.address
-            );
-        }
-    }
-
     /// The vassal, other than this one, that holds a socket at an address or in its way.
     pub(super) fn who_has(&self, but: Key, address: &Address) -> Option<Key> {
-        let has = |held: &&super::Held| {
-            let own = held.sockets.as_ref().is_some_and(|sockets| sockets.meet(address));
-            own || held.waiting.as_ref().is_some_and(|waiting| waiting.serves(address))
+        let keys = self.held.iter().filter_map(|held| held.key);
+        keys.filter(|key| *key != but).find(|key| self.has(*key, address))
+    }
+
+    /// Whether a vassal holds a socket at an address or in its way.
+    pub(super) fn has(&self, key: Key, address: &Address) -> bool {
+        let Some(held) = self.held.get(key.index()).filter(|held| held.key == Some(key)) else {
+            return false;
         };
-        self.held.iter().filter(|held| held.key != Some(but)).find(has)?.key
+        let own = held.sockets.as_ref().is_some_and(|sockets| sockets.meet(address));
+        own || held.waiting.as_ref().is_some_and(|waiting| waiting.meets(address))
+            || self.has_door(Some(key), address)
+    }
+
+    /// Who else of us holds one there, for a person.
+    pub(super) fn who_else_has(&self, address: &Address) -> Option<String> {
+        if self.offers_at(address) {
+            return Some("the emperor itself (zerg-server, zerg-pool)".into());
+        }
+        self.passed_at(address).map(|name| format!("the service manager, as `{name}`,"))
     }
 
     /// A vassal's own socket that is to be its on-demand socket from now on.
@@ -298,49 +297,6 @@ impl Hands {
             found.extend(fd.map(|fd| (fd, label(&socket.term))));
         }
         found
-    }
-
-    /// Puts the files of a vassal's sockets back that its program has removed.
-    pub(super) fn restore_sockets(&mut self, key: Key, vassal: &Vassal) {
-        let Some(sockets) = self.held(key).and_then(|held| held.sockets.as_ref()) else { return };
-        let mut trouble = None;
-        for file in sockets.files() {
-            let path = file.path().display();
-            match file.restore() {
-                Ok(Restored::WasThere) => {}
-                Ok(Restored::IsBack) => info!(
-                    "[emperor] vassal {}: the file of the socket {path} was removed, and is back",
-                    vassal.name
-                ),
-                Ok(Restored::Lost) => {
-                    trouble = Some(format!(
-                        "the file of the socket {path} is gone, and so is its second name; it is made anew when the \
-                         vassal starts again"
-                    ));
-                }
-                Err(cause) => {
-                    let help = remedy(&cause, file.owner());
-                    trouble = Some(format!("the file of the socket {path} was replaced: {cause}{help}"));
-                }
-            }
-        }
-        let Some(trouble) = trouble else { return };
-        if self.refusals.insert(key, trouble.as_str().into()).as_deref() != Some(&trouble) {
-            warn!("[emperor] vassal {}: {trouble}", vassal.name);
-        }
-    }
-
-    /// Looks after the files of the sockets of all vassals.
-    pub(super) fn restore_all_sockets(&mut self, court: &Court) {
-        let lost = |held: &&super::Held| {
-            held.sockets.as_ref().is_some_and(|sockets| sockets.files().any(|file| !file.is_there()))
-        };
-        let keys: Vec<Key> = self.held.iter().filter(lost).filter_map(|held| held.key).collect();
-        for key in keys {
-            if let Some(vassal) = court.get(key) {
-                self.restore_sockets(key, vassal);
-            }
-        }
     }
 
     /// Holds from now on sockets that somebody else has held.

@@ -38,7 +38,8 @@ impl Hands {
         self.pass_doors(old, new);
         self.forget_queues(old);
         [old, new].iter().for_each(|key| drop(self.not_replaced.remove(key)));
-        self.refusals.remove(&old);
+        self.is_provided(old);
+        self.pass_contests(old, new);
     }
 
     /// Why the process did not take a vassal's place that was to, if one was, and has failed.

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::on_demand::{Owner, remedy};
 use super::sockets::{SocketRecord, good_as_new};
 use super::{Hands, Token};
-use crate::emperor::court::{Key, Vassal};
+use crate::emperor::court::{Court, Key};
 use crate::vassal::socket::{Address, Listener, Manner};
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 use crate::vassal::terms::zerg::Door;
@@ -117,7 +117,7 @@ impl Hands {
             let former = former.and_then(|at| go_on(term, left_sockets.swap_remove(at)));
             let listener = match former {
                 Some(listener) => Ok(listener),
-                None => term.address.bind_in(&term.manner, None).map(secured),
+                None => term.address.bind_in(&term.manner, None).map(Listener::secured),
             };
             match listener {
                 Ok(listener) => {
@@ -157,7 +157,7 @@ impl Hands {
     pub(super) fn open_doors(
         &mut self,
         key: Key,
-        vassal: &Vassal,
+        court: &Court,
         terms: &SocketTerms,
         tenant: Option<Owner>,
     ) -> Result<(), String> {
@@ -168,8 +168,9 @@ impl Hands {
             if self.offers.doors.iter().flatten().any(is_open) {
                 continue;
             }
-            self.open(Some(key), door, tenant, Some(vassal.identity.uid)).map_err(|cause| {
-                let help = remedy(&cause, tenant);
+            let owner = court.get(key).map(|vassal| vassal.identity.uid);
+            self.open(Some(key), door, tenant, owner).map_err(|cause| {
+                let help = self.obstructed(key, court, &door.at, &cause, tenant);
                 format!("cannot offer its sockets at {}: {cause}{help}", door.at)
             })?;
         }
@@ -178,6 +179,7 @@ impl Hands {
 
     /// Closes the doors of a vassal but for those to keep.
     fn close_doors(&mut self, key: Key, keep: impl Fn(&Open) -> bool) {
+        self.may_be_free();
         for place in &mut self.offers.doors {
             if let Some(open) = place.take_if(|open| open.of == Some(key) && !keep(open)) {
                 // Whoever has a copy must not keep it in the epoll.
@@ -192,6 +194,17 @@ impl Hands {
     pub(super) fn pass_doors(&mut self, old: Key, new: Key) {
         let of_old = self.offers.doors.iter_mut().flatten().filter(|open| open.of == Some(old));
         of_old.for_each(|open| open.of = Some(new));
+    }
+
+    /// Whether one of a vassal's doors, or of the emperor's own, is at an address.
+    pub(super) fn has_door(&self, of: Option<Key>, address: &Address) -> bool {
+        self.offers.doors.iter().flatten().any(|open| open.of == of && open.door.at == *address)
+    }
+
+    /// Whether the emperor itself offers something at an address.
+    pub(super) fn offers_at(&self, address: &Address) -> bool {
+        let own = self.offers.sockets.iter().any(|own| own.term.address.meets(address));
+        own || self.has_door(None, address)
     }
 
     /// Closes all of a vassal's.
@@ -355,14 +368,6 @@ fn go_on(term: &SocketTerm, left: (OwnedFd, SocketRecord)) -> Option<Listener> {
         ),
     }
     None
-}
-
-/// A member may remove its file, which has a second name then.
-fn secured(mut listener: Listener) -> Listener {
-    if let Some(file) = &mut listener.file {
-        file.secure();
-    }
-    listener
 }
 
 fn manner(door: &Door) -> Manner {

@@ -245,6 +245,8 @@ impl Reign {
             on_demand: &|key| self.hands.on_demand_address(key),
             cause: &|key| self.hands.cause(key),
             not_replaced: &|key| self.hands.not_replaced(key),
+            lost: &|key| self.hands.lost(key),
+            contested: &|key| self.hands.contested(key, &self.court),
             last_exit: &|key| self.hands.last_exit(key),
             usage: &|key| self.hands.usage(key),
         })

@@ -141,6 +141,12 @@ impl SocketFile {
         self.stays = stays;
     }
 
+    /// Whether it is left.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.stays
+    }
+
     /// Gives it a second name, so that it can be put back when its server removes it: many do so when they end, as if
     /// they had made it. A socket whose file has no name left can never get one again. Source: link(2).
     pub fn secure(&mut self) {

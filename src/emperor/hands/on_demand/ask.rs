@@ -170,7 +170,7 @@ impl Hands {
     /// When the next command has taken too long.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        if !self.late.is_empty() {
+        if !self.late.is_empty() || self.has_unwatched_files() {
             return Some(Instant::now());
         }
         let asks = self.asks.running.iter().flatten().filter_map(|ask| ask.deadline);
@@ -180,6 +180,7 @@ impl Hands {
     /// Kills commands that have taken too long, with all that they have started.
     pub fn on_timeout(&mut self, now: Instant, court: &Court, events: &mut Vec<Event>) {
         events.append(&mut self.late);
+        self.watch_fresh_files(court);
         self.look_at_groups(now, court, events);
         self.open_doors_again(now);
         self.look_at_queues(now, court, events);

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::inotify::WatchDescriptor;
 use tracing::{error, info, warn};
 
 use super::agree::legible;
@@ -72,6 +73,10 @@ pub(super) struct Waiting {
     is_new: bool,
     /// It passes from process to process, and starts nobody.
     passes: bool,
+    /// How often something was done to its file since the last look at all.
+    alarms: u8,
+    /// What tells of that; none yet, or no more.
+    watch: Option<WatchDescriptor>,
 }
 
 /// What a vassal's own file says of its socket.
@@ -89,7 +94,16 @@ impl Waiting {
     fn new(listener: Listener, address: &str) -> Box<Self> {
         let is_path = listener.file.as_ref().is_some_and(|file| file.path().to_str() == Some(address));
         let address = (!is_path).then(|| address.into());
-        Box::new(Self { listener, address, mention: None, watched: false, is_new: true, passes: false })
+        Box::new(Self {
+            listener,
+            address,
+            mention: None,
+            watched: false,
+            is_new: true,
+            passes: false,
+            alarms: 0,
+            watch: None,
+        })
     }
 
     fn mention(&mut self) -> &mut Mention {
@@ -139,6 +153,27 @@ impl Waiting {
             }
             _ => false,
         }
+    }
+
+    /// Its file.
+    pub(super) fn file(&self) -> Option<&SocketFile> {
+        self.listener.file.as_ref()
+    }
+
+    /// How often something was done to that.
+    pub(super) fn alarms(&mut self) -> &mut u8 {
+        &mut self.alarms
+    }
+
+    /// What tells of that.
+    pub(super) fn watch(&mut self) -> &mut Option<WatchDescriptor> {
+        &mut self.watch
+    }
+
+    /// Whether it is in the way of a socket at this address.
+    pub(super) fn meets(&self, address: &Address) -> bool {
+        let own = Address::parse(self.address().as_bytes(), Path::new(""));
+        self.serves(address) || own.is_ok_and(|own| own.meets(address))
     }
 
     /// Whether it was made with the rights of this tenant. Without a file there are none to have.
@@ -231,7 +266,7 @@ impl Hands {
     }
 
     fn is_ordinary(&mut self, key: Key) -> Event {
-        self.refusals.remove(&key);
+        self.is_provided(key);
         Event::Admitted(key, false)
     }
 
@@ -255,15 +290,12 @@ impl Hands {
             Ok(listener) => {
                 detected(vassal, address);
                 self.slot(key).waiting = Some(Waiting::new(listener, text));
-                self.refusals.remove(&key);
+                self.is_provided(key);
+                self.watch_files(key);
                 Event::Admitted(key, true)
             }
             Err(cause) => {
-                let other = self.who_has(key, address).and_then(|key| court.get(key));
-                let help = match other {
-                    Some(other) => format!("; vassal {} has it, choose another address", other.name),
-                    None => remedy(&cause, owner),
-                };
+                let help = self.obstructed(key, court, address, &cause, owner);
                 self.refuse(key, vassal, &format!("{by}: {address}: {cause}{help}"))
             }
         }
@@ -289,14 +321,16 @@ impl Hands {
         let mut waiting = Waiting::new(listener, address);
         waiting.is_new = false; // nobody has looked after its file meanwhile
         self.slot(key).waiting = Some(waiting);
+        self.watch_files(key);
     }
 
     /// Watches a socket for its next connection.
     pub(super) fn listen_on(&mut self, key: Key, court: &Court) -> Option<Event> {
         let vassal = court.get(key)?;
+        self.restore_sockets(key, vassal);
         let waiting = self.held(key).and_then(|held| held.waiting.as_mut());
         if !waiting.is_some_and(|waiting| std::mem::take(&mut waiting.is_new)) {
-            self.mend(key, vassal);
+            self.mend(key, vassal, court);
         }
         self.watch(key);
         let waits = self.held(key).is_some_and(|held| held.waiting.is_some());
@@ -374,6 +408,7 @@ impl Hands {
         if let Some(held) = self.held(key) {
             held.waiting = None;
         }
+        self.may_be_free();
     }
 
     /// The socket that becomes a vassal's standard input, if it is to have one.
@@ -393,13 +428,23 @@ impl Hands {
             self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
         mended.extend(&keys);
         for key in keys {
-            match court.get(key) {
-                Some(vassal) if vassal.is_frozen() => self.late.push(Event::NotFrozen(key)),
-                Some(vassal) => self.mend(key, vassal),
-                None => {}
+            if let Some(vassal) = court.get(key) {
+                self.put_back(key, vassal, court);
+                self.forget_alarms(key);
             }
         }
         mended
+    }
+
+    /// Puts the files of a vassal's sockets back, or makes the sockets anew.
+    pub(super) fn put_back(&mut self, key: Key, vassal: &Vassal, court: &Court) {
+        self.restore_sockets(key, vassal);
+        let has_lost = self.held(key).is_some_and(|held| has_lost_file(held));
+        if has_lost && vassal.is_frozen() {
+            self.late.push(Event::NotFrozen(key));
+        } else if has_lost {
+            self.mend(key, vassal, court);
+        }
     }
 
     /// Whether a vassal's socket has no file any more, and is to be made anew when its process is gone.
@@ -411,7 +456,7 @@ impl Hands {
 
     /// Makes a socket anew whose file was removed, or replaced: no client would find it. Those who wait at the old one
     /// are served first.
-    fn mend(&mut self, key: Key, vassal: &Vassal) {
+    fn mend(&mut self, key: Key, vassal: &Vassal, court: &Court) {
         let backlog = self.launch.on_demand.backlog;
         let Some(held) = self.held(key).filter(|held| held.waiting.is_some()) else { return };
         let Some(waiting) = held.waiting.as_mut() else { return };
@@ -419,15 +464,16 @@ impl Hands {
         if somebody_waits(&waiting.listener.socket) {
             return;
         }
-        let address = Address::Path(file.path().to_path_buf());
+        let (address, owner) = (Address::Path(file.path().to_path_buf()), file.owner());
         let usual = Manner { backlog, mode: Some(MODE), ..Manner::default() };
-        match address.bind_in(waiting.manner().unwrap_or(&usual), file.owner()) {
+        match address.bind_in(waiting.manner().unwrap_or(&usual), owner) {
             Ok(listener) => {
                 let watched = self.look_away(key).is_some();
                 if let Some(waiting) = self.held(key).and_then(|held| held.waiting.as_mut()) {
                     waiting.listener = listener;
                 }
-                self.refusals.remove(&key);
+                self.has_all(key);
+                self.watch_files(key);
                 warn!(
                     "[emperor] the file of the on-demand socket {address} was gone or replaced, and is made anew: \
                      nobody but the emperor may bind it, also not {}, which has it as standard input",
@@ -438,16 +484,12 @@ impl Hands {
                 }
             }
             Err(cause) => {
-                let why = format!("{address}: {cause}");
-                let before = self.refusals.insert(key, why.as_str().into());
-                if before.as_deref() != Some(&why) {
-                    error!(
-                        "[emperor] the file of the on-demand socket of vassal {} is gone or replaced, and cannot be made \
-                         anew: {why}{}. It is tried again by and by, and at once on SIGWINCH",
-                        vassal.name,
-                        remedy(&cause, None)
-                    );
-                }
+                let help = self.obstructed(key, court, &address, &cause, owner);
+                let why = format!(
+                    "its socket {address} has no file any more, and cannot be made anew: {cause}{help}"
+                );
+                let again = "It is tried again by and by, and at once on SIGWINCH";
+                self.has_lost(key, vassal, &format!("{why}. {again}"));
             }
         }
     }

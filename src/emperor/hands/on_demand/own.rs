@@ -81,11 +81,7 @@ impl Hands {
             address.permits_tenant(manner).map_err(|why| format!("{address}: {why}"))?;
         }
         let listener = address.bind_in(manner, owner).map_err(|cause| {
-            let other = self.who_has(key, address).and_then(|key| court.get(key));
-            let help = match other {
-                Some(other) => format!("; vassal {} has it, choose another address", other.name),
-                None => remedy(&cause, owner),
-            };
+            let help = self.obstructed(key, court, address, &cause, owner);
             format!("{option} = {address}: {cause}{help}")
         })?;
         if !passes {
@@ -98,7 +94,8 @@ impl Hands {
         let mut waiting = Waiting::new(listener, &text);
         waiting.is_named(vassal.identity.mtime_ns, option, manner, passes);
         self.slot(key).waiting = Some(waiting);
-        self.refusals.remove(&key);
+        self.watch_files(key);
+        self.is_provided(key);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use tracing::{info, warn};
 
@@ -52,6 +53,15 @@ impl Hands {
         self.passed.iter().any(|passed| is_called(passed, name))
     }
 
+    /// The name of one at an address.
+    pub(in crate::emperor::hands) fn passed_at(&self, address: &Address) -> Option<&str> {
+        let is_there = |passed: &&Passed| {
+            let own = Address::parse(passed.address.as_bytes(), Path::new(""));
+            own.is_ok_and(|own| own.meets(address))
+        };
+        self.passed.iter().find(is_there).map(|passed| passed.name.as_str())
+    }
+
     /// Says which of them no vassal has.
     pub fn tell_of_idle_sockets(&self, court: &Court) {
         for Passed { name, address, .. } in
@@ -86,7 +96,7 @@ impl Hands {
             vassal.name
         );
         self.slot(key).waiting = Some(Waiting::new(Listener { file: None, socket }, address));
-        self.refusals.remove(&key);
+        self.is_provided(key);
         Some(Event::Admitted(key, true))
     }
 }

@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use super::{OffersLeft, Own, bind, remedy, secured};
+use super::{OffersLeft, Own, bind, remedy};
 use crate::emperor::court::Key;
 use crate::emperor::hands::Hands;
 use crate::vassal::socket::{Restored, SocketFile};
@@ -78,7 +78,7 @@ impl Own {
             }
             Ok(Restored::Lost) => match self.term.address.bind_in(&self.term.manner, None) {
                 Ok(listener) => {
-                    self.listener = secured(listener);
+                    self.listener = listener.secured();
                     warn!(
                         "[emperor] the file of the socket {path} was gone for good, and the socket is made anew: whoever \
                          has the former one must take the sockets again"
