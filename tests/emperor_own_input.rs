@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::emperor::{Builder, Emperor, Kind};
-use support::{Bed, root};
+use support::{Bed, PATIENCE, poll, root};
 
 /// A user that nobody else is.
 const NOBODY: u32 = 61_717;
@@ -162,6 +162,33 @@ fn a_second_emperor_is_refused_with_the_first_ones_pid_whatever_it_calls_the_dir
     bed.started("a.ini", 2);
     stops(&bed, third);
     assert!(!bed.path("run/realms").exists());
+}
+
+/// Those of a machine start and end together, and look over the files of those that were killed.
+#[test]
+fn emperors_of_different_directories_that_start_at_once_do_not_take_one_another_for_a_second_one() {
+    let bed = Bed::new();
+    for round in 0..4 {
+        let each = 0..16;
+        let places = each.clone().map(|n| bed.path(format!("r{round}-{n}")));
+        let places: Vec<_> = places.inspect(|place| fs::create_dir(place).expect("a directory")).collect();
+        let start = |place| bare(&bed).on(place).start();
+        let emperors: Vec<_> = places.iter().map(start).collect();
+        let realms = bed.path("run/realms");
+        let held = || fs::read_dir(&realms).map_or(0, |all| all.flatten().filter(is_plain).count());
+        let all = poll(PATIENCE, || (held() == places.len()).then_some(()));
+        assert!(all.is_some(), "{} of {}\n{}", held(), places.len(), bed.report());
+        for mut emperor in emperors {
+            if round % 2 == 0 {
+                emperor.signal(Signal::SIGTERM);
+                assert_eq!(emperor.end().code(), Some(0), "{}", bed.report());
+            } // else it is killed
+        }
+    }
+}
+
+fn is_plain(file: &fs::DirEntry) -> bool {
+    !file.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 #[test]

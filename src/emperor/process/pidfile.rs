@@ -145,7 +145,8 @@ fn create(path: &Path, name: &OsStr) -> io::Result<File> {
     linked.map(|()| file)
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether a file is the one at this path.
+pub(in crate::emperor) fn is_at(file: &File, path: &Path) -> bool {
     let same =
         |(one, other): (fs::Metadata, fs::Metadata)| (one.dev(), one.ino()) == (other.dev(), other.ino());
     file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(same)

@@ -5,15 +5,17 @@
 //! nobody else can look into: whoever may open a file may lock it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use tracing::{info, warn};
 
 use crate::emperor::hands::RuntimeDir;
-use crate::emperor::process::pidfile::{PidFile, PidFileError};
+use crate::emperor::process::pidfile::{PidFile, PidFileError, is_at};
 use crate::emperor::source::SourceInfo;
 
 /// The sources that are held.
@@ -55,14 +57,15 @@ impl Realm {
         let Ok(directory) = runtime.open().map(|directory| directory.join(DIRECTORY)) else {
             return Ok(realm); // whoever needs the directory says what is wrong with it
         };
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => sweep(&directory),
+        // Until all are claimed: who sweeps holds what it looks at, and would be taken for another emperor.
+        let _alone = match enter(&directory) {
+            Ok(held) => held,
             Err(error) => {
                 warn!("[emperor] a second emperor would not be noticed: {}: {error}", directory.display());
                 return Ok(realm);
             }
-        }
+        };
+        sweep(&directory);
         realm.directory = directory;
         let mut seen = BTreeSet::new();
         for source in sources {
@@ -83,9 +86,31 @@ impl Realm {
 
     /// It is governed no longer.
     pub(super) fn leave(self) {
+        if self.files.is_empty() {
+            return;
+        }
+        let _alone = enter(&self.directory); // without it, whoever comes now may not be noticed
         self.files.into_iter().for_each(PidFile::remove);
         // Others may have theirs in it.
         let _ = fs::remove_dir(self.directory);
+    }
+}
+
+/// The directory, made if it is not there, and held by nobody else until this is dropped.
+fn enter(directory: &Path) -> io::Result<Flock<File>> {
+    loop {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let opened = match File::open(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // who was the last has removed it
+            opened => opened?,
+        };
+        let held = Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        if is_at(&held, directory) {
+            return Ok(held);
+        }
     }
 }
 
