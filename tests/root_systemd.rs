@@ -65,7 +65,7 @@ fn root_systemd_starts_reloads_and_stops_the_emperor_of_the_unit() {
     systemd.exec(&["sh", "-c", "echo 'vassal-sandbox = tight' >> /etc/uwsgi/emperor.ini"]);
     let (reloaded, said) = systemd.try_exec(&["systemctl", "reload", EMPEROR]);
     assert!(!reloaded, "{said}");
-    let why = ["everything goes on as before", "/etc/uwsgi/emperor.ini:", "vassal-sandbox: `tight`"];
+    let why = ["everything goes on as before", "/etc/uwsgi/emperor.ini:", "vassal-sandbox: ", "`tight`"];
     let told = systemd.journal().lines().any(|line| why.iter().all(|word| line.contains(word)));
     assert!(told, "it says why: {}", systemd.journal());
     let status = systemd.property("StatusText");

@@ -5,6 +5,7 @@ mod support;
 
 mod crash;
 mod doors;
+mod hostile;
 mod load;
 mod scale;
 mod tenants;
