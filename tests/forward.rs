@@ -19,17 +19,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::emperor::{Builder, Kind, fetch};
+use support::served::free_port;
 use support::{Bed, PATIENCE, poll, tools};
 
 const ALICE: u32 = 61_414;
 const BOB: u32 = 61_515;
 /// The system's: another one may be where only we can go.
 const PYTHON: &str = "/usr/bin/python3";
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
-}
 
 fn emperor(bed: &Bed) -> Builder {
     Builder::new(bed, Kind::Ours).opt("emperor-control", bed.path("control"))

@@ -16,13 +16,8 @@ use emperor::emperor::metrics::{FAMILIES, Kind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::emperor::{Builder, Kind as Emperor};
+use support::served::free_port;
 use support::{Bed, PATIENCE, poll, tools};
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
-}
 
 /// Header and body.
 fn get(port: u16, path: &str, header: &str) -> (String, String) {

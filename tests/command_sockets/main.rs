@@ -18,6 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use support::emperor::{Builder, Emperor, Kind};
+use support::served::{abstract_name, bed_with, free_port, home, inode, serve, tenant};
 use support::{Bed, PATIENCE, poll};
 
 /// Answers everybody with its process id and the name of the socket, says that it is loyal, and ends when it is told
@@ -56,20 +57,11 @@ while True:
 
 /// A bed with the server on it.
 fn bed() -> Bed {
-    let bed = Bed::new();
-    bed.write("server.py", SERVER);
-    bed
+    bed_with(SERVER)
 }
 
 fn emperor(bed: &Bed) -> Builder {
     Builder::new(bed, Kind::Ours).stats()
-}
-
-/// A vassal that is this server.
-fn serve(bed: &Bed, name: &str, lines: &str) {
-    let server = bed.path("server.py");
-    let words = format!("[uwsgi]\ncommand = python3 -S {} %n\n{lines}", server.display());
-    bed.write(format!("v/{name}"), words);
 }
 
 /// What a client hears: who answers, at which socket.
@@ -101,19 +93,4 @@ fn successor(bed: &Bed, former: i32, mut ask: impl FnMut() -> Option<(i32, Strin
 fn kill(pid: i32) {
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("a process that lives");
-}
-
-fn inode(path: &Path) -> u64 {
-    std::fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).ino()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
-}
-
-/// A name that nobody else has.
-fn abstract_name(bed: &Bed) -> String {
-    bed.root().to_str().expect("plain text").replace('/', ".")
 }

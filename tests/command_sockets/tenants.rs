@@ -3,30 +3,10 @@
 use super::*;
 use crate::support::{PATIENCE, poll};
 use std::fs;
-use std::os::unix::fs::{lchown, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
 
 const ALICE: u32 = 61_616;
 const BOB: u32 = 61_717;
-
-fn own(path: &Path, uid: u32) {
-    lchown(path, Some(uid), Some(uid)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
-
-fn home(bed: &Bed, name: &str, uid: u32) -> PathBuf {
-    let home = bed.path(name);
-    fs::create_dir(&home).expect("a directory");
-    own(&home, uid);
-    home
-}
-
-fn tenant(bed: &Bed, name: &str, uid: u32, lines: &str) {
-    let server = bed.path("server.py");
-    let words = format!("[uwsgi]\ncommand = python3 -S {} %n\n{lines}", server.display());
-    let part = bed.write(".new", words);
-    own(&part, uid);
-    fs::rename(part, bed.path(format!("v/{name}"))).expect("a vassal's file");
-}
 
 fn tyrant(bed: &Bed) -> Emperor {
     emperor(bed).flag("emperor-tyrant").opt("emperor-throttle", "100").start()

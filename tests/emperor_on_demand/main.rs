@@ -26,6 +26,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use support::emperor::{Builder, Emperor, Kind};
+use support::served::{free_port, home, inode, own};
 use support::{Bed, PATIENCE, poll};
 
 /// A scenario that both emperors pass.
@@ -81,16 +82,6 @@ fn answer(mut stream: impl Read) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     text
-}
-
-fn inode(path: &Path) -> u64 {
-    std::fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).ino()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
 }
 
 fn call_port(port: u16) -> TcpStream {

@@ -2,14 +2,10 @@
 
 use super::*;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 const ALICE: u32 = 61_414;
 const BOB: u32 = 61_515;
-
-fn own(path: &Path, uid: u32) {
-    lchown(path, Some(uid), Some(uid)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
 
 /// A vassal of a user, with a companion of another.
 fn tenant(bed: &Bed, name: &str, uid: u32, address: &str) {
@@ -21,13 +17,6 @@ fn put(bed: &Bed, name: &str, uid: u32) {
     let part = bed.write(".new", "[uwsgi]\n");
     own(&part, uid);
     fs::rename(part, bed.path(format!("v/{name}"))).expect("a vassal's file");
-}
-
-fn home(bed: &Bed, name: &str, uid: u32) -> std::path::PathBuf {
-    let home = bed.path(name);
-    fs::create_dir(&home).expect("a directory");
-    own(&home, uid);
-    home
 }
 
 fn tyrant(bed: &Bed) -> Builder {

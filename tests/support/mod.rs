@@ -16,6 +16,7 @@ pub(crate) mod manager;
 pub(crate) mod page;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod served;
 pub(crate) mod systemd_box;
 pub(crate) mod tools;
 

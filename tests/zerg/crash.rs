@@ -1,13 +1,8 @@
 //! What is offered outlives the emperor that has offered it, where a service manager keeps it.
 
 use super::*;
-use std::os::unix::fs::MetadataExt;
 use support::manager::Manager;
 use support::systemd_box::SystemdBox;
-
-fn inode(path: &Path) -> u64 {
-    std::fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).ino()
-}
 
 /// The kernel's numbers of what is offered.
 fn ids(offered: &[Offered]) -> Vec<u64> {
@@ -35,7 +30,7 @@ fn ask(door: &Path) -> std::thread::JoinHandle<Vec<u64>> {
 fn a_pool_and_its_doors_refuse_nobody_while_their_emperor_is_away() {
     let bed = bed();
     let manager = Manager::new(bed.root(), 100);
-    let name = text(bed.root()).replace('/', ".");
+    let name = abstract_name(&bed);
     let (door, unix, port) = (bed.path("offers"), bed.path("a.sock"), free_port());
     let pool = format!("{}:127.0.0.1:{port},{},@{name}.a", text(&door), text(&unix));
     let start = || {

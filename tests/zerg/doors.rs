@@ -1,7 +1,7 @@
 //! Who gets what at the doors of our emperor.
 
 use super::*;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 #[test]
@@ -13,7 +13,6 @@ fn what_a_pool_holds_is_the_same_over_reloads_and_renewals_and_for_every_client(
     let first = offered(text(&door));
     let at = format!("127.0.0.1:{port}");
     assert_eq!(addresses(&first), [&at, text(&unix), &format!("@{}", text(&unix))]);
-    let inode = |path: &Path| std::fs::symlink_metadata(path).expect("its file").ino();
     let id = |it: &Offered| nix::sys::stat::fstat(&it.socket).expect("the socket").st_ino;
     let (sockets, files) = (first.iter().map(id).collect::<Vec<_>>(), [inode(&door), inode(&unix)]);
     emperor.signal(nix::sys::signal::Signal::SIGHUP);
@@ -42,7 +41,7 @@ fn what_a_pool_holds_is_the_same_over_reloads_and_renewals_and_for_every_client(
 fn a_name_without_a_file_is_offered_with_and_without_the_nul_that_uwsgi_adds() {
     use std::os::linux::net::SocketAddrExt;
     let bed = bed();
-    let name = bed.root().to_str().expect("plain text").replace('/', ".");
+    let name = abstract_name(&bed);
     let emperor = emperor(&bed).opt("zerg-pool", format!("@{name}:{}", text(&bed.path("a.sock")))).start();
     assert_eq!(offered(&format!("@{name}")).len(), 1);
     for nul in ["", "\0"] {
@@ -64,7 +63,7 @@ fn descriptors(emperor: &Emperor) -> usize {
 fn as_many_sockets_as_a_message_holds_are_given_to_many_clients_and_nothing_is_left_open() {
     let bed = bed();
     let door = bed.path("pool");
-    let name = text(bed.root()).replace('/', ".");
+    let name = abstract_name(&bed);
     let all: Vec<_> = (0..253).map(|n| format!("@{name}.{n}")).collect();
     let emperor = emperor(&bed).opt("zerg-pool", format!("{}:{}", text(&door), all.join(","))).start();
     assert_eq!(offered(text(&door)).len(), 253);

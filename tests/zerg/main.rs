@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use emperor::zerg::client::{Offered, Server, attach};
 use support::emperor::{Builder, Emperor, Kind};
+use support::served::{abstract_name, bed_with, free_port, inode, own, serve, tenant};
 use support::{Bed, PATIENCE, poll};
 
 /// A program on the sockets that it is given, that answers by HTTP with its first argument and the socket's name.
@@ -44,20 +45,12 @@ while True:
 
 /// A bed with the server on it.
 fn bed() -> Bed {
-    let bed = Bed::new();
-    bed.write("server.py", SERVER);
-    bed
+    bed_with(SERVER)
 }
 
 /// An emperor whose vassals are programs.
 fn emperor(bed: &Bed) -> Builder {
     Builder::new(bed, Kind::Ours).stats()
-}
-
-/// A vassal that is this server.
-fn serve(bed: &Bed, name: &str, lines: &str) {
-    let server = bed.path("server.py");
-    bed.write(format!("v/{name}"), format!("[uwsgi]\ncommand = python3 -S {} %n\n{lines}", server.display()));
 }
 
 /// A process that ends with the test.
@@ -68,12 +61,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its number").port()
 }
 
 /// The body of an answer at this port, or nothing.

@@ -2,23 +2,11 @@
 
 use super::*;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 
 const ALICE: u32 = 61_818;
 const BOB: u32 = 61_919;
-
-fn own(path: &Path, uid: u32) {
-    lchown(path, Some(uid), Some(uid)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-}
-
-fn tenant(bed: &Bed, name: &str, uid: u32, lines: &str) {
-    let server = bed.path("server.py");
-    let words = format!("[uwsgi]\ncommand = python3 -S {} %n\n{lines}", server.display());
-    let part = bed.write(".new", words);
-    own(&part, uid);
-    fs::rename(part, bed.path(format!("v/{name}"))).expect("a vassal's file");
-}
 
 fn connects(uid: u32, door: &Path) -> bool {
     let script = "import array, socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\

@@ -30,7 +30,7 @@ fn uwsgi_takes_the_sockets_of_our_pool() {
     let Some(options) = python(&bed) else { return };
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let (door, port) = (bed.path("pool"), free_port());
-    let name = text(bed.root()).replace('/', ".");
+    let name = abstract_name(&bed);
     let first = format!("{}:127.0.0.1:{port}", text(&door));
     let other = free_port();
     let second = format!("@{name}:127.0.0.1:{other}");
