@@ -88,7 +88,7 @@ pub fn attach(server: Server<'_>, patience: Duration) -> Result<Vec<Offered>, At
             dial(&UnixAddr::new(path).map_err(io::Error::from)?, patience)?
         }
     };
-    let received = wire::receive(connection.as_fd(), Greeting::Zerg, patience)?;
+    let received = wire::receive_all(connection.as_fd(), Greeting::Zerg, patience)?;
     let mut labels = received.labels.into_iter();
     let offered = received.descriptors.into_iter().filter_map(|socket| {
         let label = labels.next();
@@ -137,7 +137,7 @@ mod tests {
     use std::time::Instant;
 
     use crate::zerg::server::{Allowed, serve};
-    use crate::zerg::wire::message;
+    use crate::zerg::wire::messages;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -146,7 +146,7 @@ mod tests {
         std::thread::spawn(move || {
             let given: Vec<_> = given.iter().map(AsFd::as_fd).collect();
             let allowed = Allowed::from_iter([nix::unistd::geteuid().as_raw()]);
-            serve(listener.as_fd(), &allowed, &message(Greeting::Zerg, given.len(), &[]), &given).unwrap();
+            serve(listener.as_fd(), &allowed, &messages(Greeting::Zerg, &given, &[])).unwrap();
         })
     }
 

@@ -1,6 +1,6 @@
 //! What is to be offered, and to whom, as it is written: `zerg-pool = PATH:ADDRESS,ADDRESS…`, `zerg-allow`.
 
-use super::wire::MOST_DESCRIPTORS;
+use super::wire::MOST_OFFERED;
 
 /// A pool as it is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,7 +20,7 @@ pub enum BadPool {
     )]
     Form,
     /// Too many.
-    #[error("a pool holds {MOST_DESCRIPTORS} sockets at most")]
+    #[error("a pool holds {MOST_OFFERED} sockets at most")]
     TooMany,
     /// Once more.
     #[error("the address `{0}` is there twice")]
@@ -40,7 +40,7 @@ impl Pool {
         if at.is_empty() || sockets.is_empty() {
             return Err(BadPool::Form);
         }
-        if sockets.len() > MOST_DESCRIPTORS {
+        if sockets.len() > MOST_OFFERED {
             return Err(BadPool::TooMany);
         }
         let again = sockets.iter().enumerate().find(|(place, socket)| sockets[..*place].contains(socket));
@@ -64,7 +64,7 @@ mod tests {
             assert_eq!(Pool::parse(bad), Err(BadPool::Form), "{bad:?}");
         }
         assert_eq!(Pool::parse(b"z:a,b,a"), Err(BadPool::Twice("a".into())));
-        let many = (0..254).map(|n| format!("s{n}")).collect::<Vec<_>>().join(",");
+        let many = (0..1013).map(|n| format!("s{n}")).collect::<Vec<_>>().join(",");
         assert_eq!(Pool::parse(format!("z:{many}").as_bytes()), Err(BadPool::TooMany));
     }
 }

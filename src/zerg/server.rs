@@ -1,6 +1,6 @@
 //! Handing sockets out to whoever connects and may have them.
 //!
-//! Caller: the emperor's loop, when a client waits. Nothing here waits: a client is accepted, sent one message, and
+//! Caller: the emperor's loop, when a client waits. Nothing here waits: a client is accepted, sent its messages, and
 //! closed, or closed without one. Nothing is ever read from it.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::wire;
+use super::wire::{self, Message};
 
 /// The users that may have the sockets. Source: SO_PEERCRED of unix(7), which is the user at connect(2).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -57,19 +57,14 @@ pub struct Peer {
 ///
 /// # Errors
 /// accept4(2): no descriptor is left. The client waits on.
-pub fn serve(
-    listener: BorrowedFd<'_>,
-    allowed: &Allowed,
-    message: &[u8],
-    sockets: &[BorrowedFd<'_>],
-) -> io::Result<Served> {
+pub fn serve(listener: BorrowedFd<'_>, allowed: &Allowed, messages: &[Message<'_>]) -> io::Result<Served> {
     let Some(client) = accept(listener)? else { return Ok(Served::Nobody) };
     let who = getsockopt(&client, PeerCredentials).map_err(io::Error::from)?;
     let peer = Peer { pid: who.pid(), uid: who.uid() };
     if !allowed.admits(peer.uid) {
         return Ok(Served::Refused(peer));
     }
-    Ok(match wire::send(client.as_fd(), message, sockets) {
+    Ok(match wire::send_all(client.as_fd(), messages) {
         Ok(()) => Served::Given(peer),
         Err(error) => Served::Lost(peer, error),
     })
@@ -93,7 +88,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::time::Duration;
 
-    use crate::zerg::wire::{Greeting, WireError, message, receive};
+    use crate::zerg::wire::{Greeting, WireError, messages, receive};
 
     fn bed() -> (tempfile::TempDir, UnixListener, UnixStream) {
         let dir = tempfile::tempdir().unwrap();
@@ -110,27 +105,29 @@ mod tests {
         let (_dir, listener, client) = bed();
         let own = nix::unistd::geteuid().as_raw();
         let allowed = Allowed::from_iter([own]);
-        let bytes = message(Greeting::Zerg, 1, &[]);
-        let served = serve(listener.as_fd(), &allowed, &bytes, &[listener.as_fd()]).unwrap();
+        let given = [listener.as_fd()];
+        let sending = messages(Greeting::Zerg, &given, &[]);
+        let served = serve(listener.as_fd(), &allowed, &sending).unwrap();
         let peer = Peer { pid: i32::try_from(std::process::id()).unwrap(), uid: own };
         assert!(matches!(served, Served::Given(who) if who == peer), "{served:?}");
         assert_eq!(receive(client.as_fd(), Greeting::Zerg, SOON).unwrap().descriptors.len(), 1);
-        let nobody = serve(listener.as_fd(), &allowed, &bytes, &[listener.as_fd()]).unwrap();
+        let nobody = serve(listener.as_fd(), &allowed, &sending).unwrap();
         assert!(matches!(nobody, Served::Nobody));
     }
 
     #[test]
     fn who_may_not_gets_nothing_and_who_has_gone_costs_nothing() {
         let (dir, listener, client) = bed();
-        let bytes = message(Greeting::Zerg, 1, &[]);
+        let given = [listener.as_fd()];
+        let sending = messages(Greeting::Zerg, &given, &[]);
         let nobody = Allowed::default();
-        let served = serve(listener.as_fd(), &nobody, &bytes, &[listener.as_fd()]).unwrap();
+        let served = serve(listener.as_fd(), &nobody, &sending).unwrap();
         assert!(matches!(served, Served::Refused(_)), "{served:?}");
         let refused = receive(client.as_fd(), Greeting::Zerg, SOON).unwrap_err();
         assert!(matches!(refused, WireError::Closed), "{refused:?}");
         drop(UnixStream::connect(dir.path().join("z")).unwrap());
         let all = Allowed::from_iter([nix::unistd::geteuid().as_raw()]);
-        let served = serve(listener.as_fd(), &all, &bytes, &[listener.as_fd()]).unwrap();
+        let served = serve(listener.as_fd(), &all, &sending).unwrap();
         assert!(matches!(served, Served::Lost(..)), "{served:?}");
     }
 }

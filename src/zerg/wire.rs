@@ -1,6 +1,9 @@
 //! The message that carries descriptors: a greeting, their number as an `int` of this machine, and the descriptors
 //! themselves, SCM_RIGHTS of unix(7), all in one.
 //!
+//! More descriptors than one message holds come in several, each as if it were the only one; uWSGI's clients take the
+//! first.
+//!
 //! Three of uWSGI's features speak so, and differ in the greeting. Behind the number, where uWSGI's clients do not look
 //! any more, ours say what the sockets are called.
 
@@ -17,6 +20,8 @@ use rustix::net::{
 
 /// Most descriptors in one message. Source: SCM_MAX_FD of unix(7), Linux 2.6.38.
 pub const MOST_DESCRIPTORS: usize = 253;
+/// Most descriptors in all that is sent to one client.
+pub const MOST_OFFERED: usize = 4 * MOST_DESCRIPTORS;
 /// Most bytes of what is said behind the number.
 const MOST_LABELS: usize = 32 << 10;
 /// What our own words begin with; then their length in four bytes, little endian.
@@ -102,6 +107,29 @@ pub fn message(greeting: Greeting, descriptors: usize, labels: &[Label]) -> Vec<
     bytes
 }
 
+/// One message of those that carry what is offered.
+#[derive(Debug)]
+pub struct Message<'f> {
+    bytes: Vec<u8>,
+    descriptors: &'f [BorrowedFd<'f>],
+}
+
+/// The messages for these descriptors. Labels that are not one for each of them are left out.
+#[must_use]
+pub fn messages<'f>(
+    greeting: Greeting,
+    descriptors: &'f [BorrowedFd<'f>],
+    labels: &[Label],
+) -> Vec<Message<'f>> {
+    let all = labels.len() == descriptors.len();
+    let parts = descriptors.chunks(MOST_DESCRIPTORS).enumerate();
+    let part = |(at, descriptors): (usize, &'f [BorrowedFd<'f>])| {
+        let labels = labels.chunks(MOST_DESCRIPTORS).nth(at).filter(|_| all).unwrap_or_default();
+        Message { bytes: message(greeting, descriptors.len(), labels), descriptors }
+    };
+    parts.map(part).collect()
+}
+
 /// What the bytes of a message say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Said {
@@ -169,8 +197,24 @@ pub fn send(client: BorrowedFd<'_>, message: &[u8], descriptors: &[BorrowedFd<'_
     Ok(())
 }
 
+/// Sends all messages. Who has gone with the first has what he wants: uWSGI's clients do so.
+///
+/// # Errors
+/// As [`send`], for the first.
+pub fn send_all(client: BorrowedFd<'_>, messages: &[Message<'_>]) -> io::Result<()> {
+    let Some((first, others)) = messages.split_first() else { return send(client, &[], &[]) };
+    send(client, &first.bytes, first.descriptors)?;
+    for Message { bytes, descriptors } in others {
+        match send(client, bytes, descriptors) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            sent => sent?,
+        }
+    }
+    Ok(())
+}
+
 /// What came.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Received {
     /// The descriptors, each close-on-exec.
     pub descriptors: Vec<OwnedFd>,
@@ -193,6 +237,9 @@ pub enum WireError {
     /// The kernel had more than could be taken: the limit of descriptors was reached.
     #[error("some of the descriptors could not be taken: the limit of open descriptors is reached")]
     Truncated,
+    /// More than anybody needs.
+    #[error("it offers more than {MOST_OFFERED} sockets")]
+    TooMany,
     /// The system.
     #[error("it cannot be read")]
     System(#[from] io::Error),
@@ -209,7 +256,48 @@ pub fn receive(
     greeting: Greeting,
     patience: Duration,
 ) -> Result<Received, WireError> {
+    receive_until(server, greeting, Instant::now() + patience, patience)
+}
+
+/// Takes all messages, within this time: another one may follow one that is full, until the end of the connection.
+///
+/// # Errors
+/// As [`receive`]; also for more than [`MOST_OFFERED`].
+pub fn receive_all(
+    server: BorrowedFd<'_>,
+    greeting: Greeting,
+    patience: Duration,
+) -> Result<Received, WireError> {
     let end = Instant::now() + patience;
+    let mut all = receive_until(server, greeting, end, patience)?;
+    let mut last = all.descriptors.len();
+    let mut named = all.labels.len() == last;
+    while last == MOST_DESCRIPTORS {
+        let more = match receive_until(server, greeting, end, patience) {
+            Ok(more) => more,
+            Err(WireError::Closed) => break,
+            Err(error) => return Err(error),
+        };
+        last = more.descriptors.len();
+        named &= more.labels.len() == last;
+        all.descriptors.extend(more.descriptors);
+        all.labels.extend(more.labels);
+        if all.descriptors.len() > MOST_OFFERED {
+            return Err(WireError::TooMany);
+        }
+    }
+    if !named {
+        all.labels.clear();
+    }
+    Ok(all)
+}
+
+fn receive_until(
+    server: BorrowedFd<'_>,
+    greeting: Greeting,
+    end: Instant,
+    patience: Duration,
+) -> Result<Received, WireError> {
     let mut bytes = vec![0; LONGEST_BEGINNING + LABELS_HEADER + MOST_LABELS];
     wait(server, end, patience)?;
     let (mut length, descriptors) = take(server, &mut bytes)?;
@@ -220,8 +308,13 @@ pub fn receive(
         return Err(WireError::Other);
     }
     // A long message may come in pieces. What is not there in time, or comes wrong, is only a name.
-    while missing(greeting, &bytes[..length]) > 0 && wait(server, end, patience).is_ok() {
-        match take(server, &mut bytes[length..]) {
+    loop {
+        // Not more than that: the next message may be there already.
+        let missing = missing(greeting, &bytes[..length]);
+        if missing == 0 || wait(server, end, patience).is_err() {
+            break;
+        }
+        match take(server, &mut bytes[length..length + missing]) {
             Ok((more @ 1.., _)) => length += more,
             _ => break,
         }
@@ -316,6 +409,54 @@ mod tests {
             let refused = send(ours.as_fd(), &message(Greeting::Zerg, count, &[]), &given).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{count}");
         }
+    }
+
+    #[test]
+    fn more_descriptors_than_a_message_holds_come_in_several_and_the_first_stands_alone() {
+        let file = null();
+        for (count, labelled) in
+            [(1, true), (253, true), (254, true), (506, true), (700, false), (1012, true)]
+        {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let given: Vec<_> = (0..count).map(|_| file.as_fd()).collect();
+            let labels = if labelled { labels(count) } else { Vec::new() };
+            let sending = messages(Greeting::Zerg, &given, &labels);
+            assert_eq!(sending.len(), count.div_ceil(MOST_DESCRIPTORS));
+            send_all(ours.as_fd(), &sending).unwrap();
+            drop(ours);
+            let got = receive_all(theirs.as_fd(), Greeting::Zerg, LATE).unwrap();
+            assert_eq!((got.descriptors.len(), got.labels), (count, labels));
+        }
+        // Names that come late are not mistaken for the next message, nor that for them.
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let given: Vec<_> = (0..254).map(|_| file.as_fd()).collect();
+        let sending = messages(Greeting::Zerg, &given, &labels(254));
+        send(ours.as_fd(), &sending[0].bytes[..25], sending[0].descriptors).unwrap();
+        ours.write_all(&sending[0].bytes[25..]).unwrap();
+        send_all(ours.as_fd(), &sending[1..]).unwrap();
+        drop(ours);
+        let got = receive_all(theirs.as_fd(), Greeting::Zerg, LATE).unwrap();
+        assert_eq!((got.descriptors.len(), got.labels), (254, labels(254)));
+        // Who takes one message has a whole one.
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let given: Vec<_> = (0..300).map(|_| file.as_fd()).collect();
+        let sending = messages(Greeting::Zerg, &given, &labels(300));
+        send_all(ours.as_fd(), &sending).unwrap();
+        let got = receive(theirs.as_fd(), Greeting::Zerg, LATE).unwrap();
+        assert_eq!((got.descriptors.len(), got.labels), (253, labels(253)));
+        // A full message may be the only one; whoever never stops is left.
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let sending = messages(Greeting::Zerg, &given[..253], &[]);
+        send_all(ours.as_fd(), &sending).unwrap();
+        let silent = receive_all(theirs.as_fd(), Greeting::Zerg, SOON).unwrap_err();
+        assert!(matches!(silent, WireError::Silent(_)));
+        for _ in 0..5 {
+            send_all(ours.as_fd(), &sending).unwrap();
+        }
+        let endless = receive_all(theirs.as_fd(), Greeting::Zerg, LATE).unwrap_err();
+        assert!(matches!(endless, WireError::TooMany));
+        drop(theirs);
+        assert!(send_all(ours.as_fd(), &sending).is_err());
     }
 
     #[test]

@@ -60,13 +60,16 @@ fn descriptors(emperor: &Emperor) -> usize {
 }
 
 #[test]
-fn as_many_sockets_as_a_message_holds_are_given_to_many_clients_and_nothing_is_left_open() {
+fn hundreds_of_sockets_are_given_to_many_clients_and_nothing_is_left_open() {
     let bed = bed();
     let door = bed.path("pool");
     let name = abstract_name(&bed);
-    let all: Vec<_> = (0..253).map(|n| format!("@{name}.{n}")).collect();
+    let all: Vec<_> = (0..600).map(|n| format!("@{name}.{n}")).collect();
     let emperor = emperor(&bed).opt("zerg-pool", format!("{}:{}", text(&door), all.join(","))).start();
-    assert_eq!(offered(text(&door)).len(), 253);
+    let given = offered(text(&door));
+    assert_eq!(given.len(), 600);
+    assert!(given.iter().all(|it| it.label.is_some()));
+    drop(given);
     let before = descriptors(&emperor);
     // Those that never take what they are sent, and those that leave at once, hold nobody up.
     let silent: Vec<_> = (0..50).map(|_| UnixStream::connect(&door).expect("the door")).collect();
@@ -77,6 +80,13 @@ fn as_many_sockets_as_a_message_holds_are_given_to_many_clients_and_nothing_is_l
     // The one before it may be about to be closed.
     poll(PATIENCE, || (descriptors(&emperor) <= before).then_some(())).expect("as many as before");
     drop(silent);
+    // A program is given them all, uWSGI's number of them in the first message and the others behind.
+    let counts = bed.path("counts");
+    let line = format!("command = sh -c 'echo $LISTEN_FDS > {}; exec sleep 1000'\n", text(&counts));
+    bed.write("v/counts.ini", format!("[uwsgi]\n{line}zerg = {}\n", text(&door)));
+    let counted =
+        poll(PATIENCE, || std::fs::read_to_string(&counts).ok().filter(|text| text.ends_with('\n')));
+    assert_eq!(counted.as_deref(), Some("600\n"), "{}", emperor.log());
     emperor.stop(&bed);
 }
 

@@ -57,6 +57,27 @@ fn uwsgi_takes_the_sockets_of_our_pool() {
     emperor.stop(&bed);
 }
 
+/// uWSGI's client takes one message: the first 253 sockets of a pool that has more.
+#[test]
+fn uwsgi_takes_the_first_sockets_of_a_pool_of_hundreds() {
+    let bed = bed();
+    let Some(options) = python(&bed) else { return };
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let (door, port, name) = (bed.path("pool"), free_port(), abstract_name(&bed));
+    let others: Vec<_> = (0..299).map(|n| format!("@{name}.{n}")).collect();
+    let pool = format!("{}:127.0.0.1:{port},{}", text(&door), others.join(","));
+    let emperor = emperor(&bed).opt("zerg-pool", pool).start();
+    assert_eq!(offered(text(&door)).len(), 300);
+    let Some(member) = uwsgi(&bed, &[&options[..], &["--zerg", text(&door)]].concat()) else { return };
+    let answer = poll(PATIENCE, || get(port).filter(|answer| answer.starts_with("uwsgi")));
+    let log = || std::fs::read_to_string(bed.path("uwsgi.log")).unwrap_or_default();
+    assert!(answer.is_some(), "{}", log());
+    let taken = log().lines().filter(|line| line.starts_with("uwsgi zerg socket ")).count();
+    assert_eq!(taken, 253, "{}", log());
+    drop(member);
+    emperor.stop(&bed);
+}
+
 #[test]
 fn a_command_vassal_takes_the_sockets_of_uwsgis_pool() {
     let bed = bed();

@@ -22,7 +22,7 @@ use crate::vassal::socket::{Address, Listener, Manner};
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 use crate::vassal::terms::zerg::Door;
 use crate::zerg::server::{Allowed, Peer, Served, serve};
-use crate::zerg::wire::{Greeting, Label, message};
+use crate::zerg::wire::{Greeting, Label, messages};
 
 mod care;
 mod kept;
@@ -255,13 +255,13 @@ impl Hands {
         let offered = self.offered(open);
         let labels: Vec<_> = offered.iter().filter_map(|(_, label)| label.clone()).collect();
         let sockets: Vec<_> = offered.iter().map(|(socket, _)| *socket).collect();
-        let bytes = message(Greeting::Zerg, sockets.len(), &labels);
+        let messages = messages(Greeting::Zerg, &sockets, &labels);
         let mut refused = Vec::new();
         let mut short = None;
         for listener in &open.listeners {
             for _ in 0..AT_ONCE {
                 // Who is told nothing because there is nothing learns of it by the end of the connection.
-                let outcome = serve(listener.socket.as_fd(), &open.allowed, &bytes, &sockets);
+                let outcome = serve(listener.socket.as_fd(), &open.allowed, &messages);
                 match outcome {
                     Ok(Served::Nobody) => break,
                     Ok(Served::Given(Peer { pid, uid })) => {

@@ -17,7 +17,7 @@ use crate::config::options::{Kind, Opt};
 use crate::config::{Got, values};
 use crate::vassal::passing::Passing;
 use crate::vassal::socket::{Address, BadAddress, Manner};
-use crate::zerg::wire::MOST_DESCRIPTORS;
+use crate::zerg::wire::MOST_OFFERED;
 
 mod place;
 #[cfg(test)]
@@ -157,12 +157,12 @@ impl SocketTerms {
         Self::read_up_to(MOST_SOCKETS, asked, names)
     }
 
-    /// The same, of the emperor's own configuration: as many as one message to a client can hold.
+    /// The same, of the emperor's own configuration: as many as one client can be given.
     ///
     /// # Errors
     /// As [`SocketTerms::read`].
     pub fn of_emperor(asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
-        Self::read_up_to(MOST_DESCRIPTORS, asked, names)
+        Self::read_up_to(MOST_OFFERED, asked, names)
     }
 
     fn read_up_to(most: usize, asked: Asked<'_>, names: &dyn Names) -> Result<Self, TermsError> {
