@@ -7,6 +7,7 @@
 mod support;
 
 mod for_all;
+mod orders;
 mod stages;
 
 use std::io::{Read, Write};
@@ -264,11 +265,18 @@ fn one_that_cannot_start_takes_nobodys_place_and_says_why() {
         let failed = |row: Value| row["rolling_failure"].as_str().map(str::to_owned);
         let told = poll(PATIENCE, || failed(stage.row("app.ini")?)).unwrap_or_else(|| stage.fail("not told"));
         assert!(told.contains("exited with status"), "{told}");
+        let meaning = "exited with status 22: uWSGI cannot load its application";
+        assert!(server != Server::Uwsgi || told.contains(meaning), "{told}");
         stage.emperor.wait_log("the rolling reload of vassal app.ini has failed, and it goes on as it was");
         let status = stage.client(&["status", "app.ini"]);
         let text = String::from_utf8_lossy(&status.stdout).into_owned();
         assert!(text.contains("rolling reload has failed") && text.contains("exited with status"), "{text}");
         assert_eq!((stage.pid("app.ini"), stage.rows().len()), (Some(first), 1));
+        let events = String::from_utf8_lossy(&stage.client(&["events"]).stdout).into_owned();
+        assert!(
+            events.contains("app.ini:next  it is no more") && !events.contains("file is gone"),
+            "{events}"
+        );
         // The next change is tried again, and is well.
         stage.write(2, lines);
         stage.replaced(first);

@@ -146,7 +146,7 @@ impl Turns {
     }
 
     /// Waits until it has come so far that it waits for a signal.
-    fn waits(&self, pid: i32) {
+    pub(super) fn waits(&self, pid: i32) {
         self.bed.until("it waits", |log| log.0.iter().any(|it| it.pid == pid && it.what == "waits"));
     }
 

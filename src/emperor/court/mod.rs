@@ -270,6 +270,7 @@ pub enum What {
     Stop,
     Curse { pid: i32 },
     Removed,
+    Dismissed,
     BackToOnDemand,
     Thawed,
     OnDemandUpdated,

@@ -91,7 +91,8 @@ impl Court {
 
     /// Strikes a vassal off, and says so.
     pub(super) fn forget(&mut self, key: Key, now: Now) {
-        self.say(key, What::Removed);
+        let is_vassal = self.vassals[key].zerg.is_none();
+        self.say(key, if is_vassal { What::Removed } else { What::Dismissed });
         self.forget_quietly(key, now);
     }
 

@@ -19,6 +19,7 @@ use super::{Hands, Token, Verdict};
 use crate::emperor::court::{
     Action, Court, Event, Key, Manner, Notice, Ready, Reload, Scale, Signal, State, Vassal, What,
 };
+use crate::emperor::source::VassalName;
 use crate::emperor::story::Kind;
 use crate::sys::wait::{self, Ending};
 use crate::vassal::plan::{LaunchPlan, Text};
@@ -32,6 +33,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) struct Life {
     /// The terms that its process was started on, as a number; 0 if that is not known.
     terms: u64,
+    /// Whether a `command` runs it, and not the engine.
+    program: bool,
     /// Where it notifies us.
     notify: Option<NotifySocket>,
     /// What it says of itself.
@@ -49,6 +52,7 @@ pub(super) struct Life {
 #[serde(default)]
 pub struct LifeRecord {
     terms: u64,
+    program: bool,
     /// Its socket's number, path and user.
     pub notify: Option<(RawFd, Text, u32)>,
     status: String,
@@ -108,7 +112,8 @@ impl Hands {
     ) -> Result<(), String> {
         let before = self.end_life(key);
         let Some(terms) = terms.filter(|terms| manner(terms) != Manner::default()) else { return Ok(()) };
-        let mut life = Life { terms: fingerprint(terms), ..Life::default() };
+        let mut life =
+            Life { terms: fingerprint(terms), program: terms.program.is_some(), ..Life::default() };
         if self.hears(terms) {
             let kept = before.and_then(|life| life.notify).filter(|socket| Some(socket.uid()) == uid);
             let wanted = terms.life.notifies();
@@ -199,6 +204,11 @@ impl Hands {
         self.agreed.take()
     }
 
+    /// Whether the engine has run it.
+    pub(super) fn is_engines(&self, key: Key) -> bool {
+        self.lives.get(&key).is_none_or(|life| !life.program)
+    }
+
     /// Holds nothing for it any more.
     pub(super) fn end_life(&mut self, key: Key) -> Option<Life> {
         self.ask_no_more(key);
@@ -229,9 +239,7 @@ impl Hands {
     pub(super) fn attend(&mut self, action: &Action, court: &Court) {
         match action {
             Action::Tell(Notice { name: Some(name), what: What::NotReady { seconds } }) => {
-                // One that belongs to another has no name that is looked for otherwise.
-                let by_name = || court.vassals().find(|(_, vassal)| vassal.name == *name).map(|(key, _)| key);
-                let Some(key) = court.find(name).or_else(by_name) else { return };
+                let Some(key) = named(court, name) else { return };
                 if let Some(life) = self.lives.get_mut(&key) {
                     life.hear_reasons();
                 }
@@ -249,6 +257,17 @@ impl Hands {
                     self.refusals.insert(key, why);
                 }
                 self.ask_no_more(key);
+            }
+            // Of one that is killed for it nothing else would say why it did not take the vassal's place.
+            Action::Tell(Notice {
+                name: Some(name),
+                what: what @ (What::NoHeartbeat { .. } | What::Hangs),
+            }) => {
+                let successor =
+                    named(court, name).filter(|key| court.get(*key).is_some_and(Vassal::is_successor));
+                if let Some((key, (_, why))) = successor.zip(super::telling::in_words(what)) {
+                    self.refusals.insert(key, why.into());
+                }
             }
             Action::Tell(Notice { name: Some(name), what: What::NotReplaced(successor) }) => {
                 let why = self.cause(*successor).unwrap_or_else(|| "it ended by itself".into());
@@ -363,6 +382,7 @@ impl Hands {
         let notify = life.notify.as_ref();
         Some(LifeRecord {
             terms: life.terms,
+            program: life.program,
             notify: notify
                 .map(|socket| (socket.fd().as_raw_fd(), Text::from(socket.path().as_os_str()), socket.uid())),
             status: life.status.clone(),
@@ -373,11 +393,12 @@ impl Hands {
 
     /// Goes on with a vassal that another program of ours has started.
     pub(super) fn adopt_life(&mut self, key: Key, record: LifeRecord, socket: Option<OwnedFd>, alive: bool) {
-        let LifeRecord { terms, notify, status, question, scale } = record;
+        let LifeRecord { terms, program, notify, status, question, scale } = record;
         if let Some(scale) = scale {
             self.scale_again(key, scale);
         }
-        let mut life = Life { terms, status, question: question.filter(|_| alive), ..Life::default() };
+        let mut life =
+            Life { terms, program, status, question: question.filter(|_| alive), ..Life::default() };
         if let Some((_, path, uid)) = notify {
             let path = PathBuf::from(path.as_path());
             let socket = socket.map(|socket| NotifySocket::adopt(socket, path, uid));
@@ -406,6 +427,12 @@ pub(super) fn end_group(pidfd: BorrowedFd<'_>, vassal: &Vassal) {
     if wait::is_our_child(pidfd) {
         wait::kill_group(vassal.pid);
     }
+}
+
+/// The key of a name, also of one that belongs to another.
+fn named(court: &Court, name: &VassalName) -> Option<Key> {
+    let by_name = || court.vassals().find(|(_, vassal)| vassal.name == *name).map(|(key, _)| key);
+    court.find(name).or_else(by_name)
 }
 
 /// Whether a notice is told with more than the court knows.

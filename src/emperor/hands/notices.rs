@@ -65,7 +65,7 @@ fn of_vassal(name: &VassalName, what: &What) {
         What::Reload => info!("[emperor] reload the uwsgi instance {name}"),
         What::Stop => info!("[emperor] stop the uwsgi instance {name}"),
         What::Curse { pid } => info!("[emperor] curse the uwsgi instance {name} (pid: {pid})"),
-        What::Removed => info!("[emperor] removed uwsgi instance {name}"),
+        What::Removed | What::Dismissed => info!("[emperor] removed uwsgi instance {name}"),
         What::BackToOnDemand => info!("[emperor] bringing back instance {name} to on-demand mode"),
         What::Thawed => info!("[emperor] vassal {name} is thawed"),
         What::OnDemandUpdated => info!("[emperor] updated configuration for \"on demand\" instance {name}"),

@@ -79,7 +79,7 @@ impl Hands {
     /// How a process has ended, and what that means where its status has a meaning.
     pub(super) fn ending_in_words(&self, key: Key, ending: Ending) -> String {
         let Ending::Exited(status) = ending else { return ending.to_string() };
-        let is_uwsgi = !self.lives.contains_key(&key) && self.launch.engine.reads_uwsgi_files();
+        let is_uwsgi = self.is_engines(key) && self.launch.engine.reads_uwsgi_files();
         match status {
             _ if self.failures.contains_key(&key) => format!("{ending}: it could not be launched"),
             _ if !is_uwsgi => ending.to_string(),
@@ -102,7 +102,7 @@ impl Hands {
 }
 
 /// A notice for a person who wants to know how it came to this; `None` for what others tell better.
-fn in_words(what: &What) -> Option<(Kind, Cow<'static, str>)> {
+pub(super) fn in_words(what: &What) -> Option<(Kind, Cow<'static, str>)> {
     let fixed = |kind, text: &'static str| Some((kind, Cow::Borrowed(text)));
     let made = |kind, text: String| Some((kind, Cow::Owned(text)));
     match what {
@@ -110,6 +110,9 @@ fn in_words(what: &What) -> Option<(Kind, Cow<'static, str>)> {
         What::Loyal => fixed(Kind::Ready, "it has shown that it works: it is loyal"),
         What::Stop => fixed(Kind::Told, "it is told to stop"),
         What::Removed => fixed(Kind::File, "its file is gone, and so is the vassal"),
+        What::Dismissed => {
+            fixed(Kind::Ended, "it is no more: it belonged to a vassal, and is not started again")
+        }
         What::BackToOnDemand => fixed(Kind::Ended, "it is not needed now: its socket waits for a connection"),
         What::OnDemandUpdated => fixed(Kind::File, "its file has changed while its socket waits"),
         What::Restarting { after, .. } if *after < Duration::from_millis(10) => {
