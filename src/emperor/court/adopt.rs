@@ -396,14 +396,14 @@ mod tests {
         let odd = VassalName::new(b"\xff.ini");
         stage.report(crate::emperor::source::Report::Seen(SourceId(0), odd.clone(), version(1)));
         stage.start(stage.court.find(&odd).unwrap());
-        let fails = stage.mute("fails");
-        stage.die(fails);
         let idle = stage.loyal("idle");
         stage.say(idle, Word::Idle);
         stage.die(idle);
         let (beats, cursed) = (stage.loyal("beats"), stage.up("cursed"));
         stage.up("gone");
         stage.loyal("told");
+        let fails = stage.mute("fails");
+        stage.die(fails);
         stage.say(beats, Word::Heartbeat);
         stage.say(beats, Word::Sos);
         let zerg = stage.court.zergs_of(beats)[0];

@@ -342,6 +342,7 @@ mod tests {
         };
         stage.start(zerg);
         stage.say(zerg, Word::Loyal);
+        stage.pass(ms(250));
         let tells = |key| Action::Reload { key, changed: false };
         assert_eq!(stage.wants(a, Wish::Reload), [tells(zerg), tells(a)]);
         assert!(stage.court.permits(zerg, Wish::Stop).is_err());

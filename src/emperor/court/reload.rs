@@ -4,7 +4,7 @@
 //! it once more before, it is looked whether it has read the first message: one that it has yet to read says enough.
 
 use super::vassal::{Instance, State, Then};
-use super::{Action, Court, Key, Now, Reload, What};
+use super::{Action, Court, Key, Now, What};
 use std::time::Duration;
 
 /// A program that has not said anything for so long is one that does not speak the protocol.
@@ -40,8 +40,9 @@ impl Court {
         self.wake(key, now);
         let rolls = self.rolls(key);
         let vassal = &mut self.vassals[key];
+        let is_early = vassal.reload_from() > now.micros;
         let instance = &mut vassal.instance;
-        if vassal.pid <= 0 || instance.reload_from() > now.micros {
+        if vassal.pid <= 0 || is_early {
             instance.reload_again = true;
             self.arm(key);
         } else if rolls {
@@ -56,10 +57,11 @@ impl Court {
 
     fn tell_to_reload(&mut self, key: Key, changed: bool, now: Now) {
         let vassal = &mut self.vassals[key];
+        let is_told = vassal.is_told();
         let instance = &mut vassal.instance;
         instance.reload_again = false;
         instance.told = now.micros;
-        if vassal.course.as_ref().is_none_or(|course| course.manner.reload == Reload::Told) {
+        if is_told {
             instance.awaits_answer(self.policy.reload_timeout, now);
         }
         let changed = std::mem::take(&mut instance.refused) || changed;
@@ -142,12 +144,13 @@ impl Court {
 
     /// The moment has come to tell it once more, or to see whether it has read what it was told.
     pub(super) fn look_after_reload(&mut self, key: Key, now: Now) {
-        let instance = &self.vassals[key].instance;
+        let vassal = &self.vassals[key];
+        let instance = &vassal.instance;
         let due = |at: u64| at > 0 && at <= now.micros;
         if instance.asked {
             return;
         }
-        if instance.reload_again && due(instance.reload_from()) {
+        if instance.reload_again && due(vassal.reload_from()) {
             self.reload(key, true, now);
         } else if due(instance.reload_due) {
             self.ask_unread(key);
@@ -189,7 +192,7 @@ mod tests {
     fn a_flood_of_changes_is_one_message_as_long_as_that_is_unread() {
         let (mut stage, a) = telling(Policy::default());
         let mut asked = 0;
-        for number in 3..3000 {
+        for number in 3..12_000 {
             let mut actions = stage.file("a", version(number));
             actions.extend(stage.pass(ms(1)));
             asked += actions.len();
@@ -202,14 +205,37 @@ mod tests {
     }
 
     #[test]
-    fn a_change_after_the_message_was_read_is_told_a_second_later_or_when_it_is_back() {
+    fn a_change_after_the_message_was_read_is_told_when_it_is_back_or_ten_seconds_later() {
         for back in [false, true] {
             let (mut stage, a) = telling(Policy::default());
             stage.pass(ms(300));
             assert_eq!(stage.file("a", version(3)), []);
-            let asked = if back { stage.say(a, Word::Accepting) } else { stage.pass(ms(700)) };
+            let asked = if back { stage.say(a, Word::Accepting) } else { stage.pass(ms(9_700)) };
             assert_eq!(asked, [Action::AskUnread(a)]);
-            assert_eq!(stage.on(Event::Unread(a, false)), [told(a)]);
+            let then = stage.on(Event::Unread(a, false));
+            if back {
+                // Not in the moment in which its workers begin.
+                assert_eq!((then, stage.pass(ms(249))), (vec![], vec![]));
+                assert_eq!(stage.pass(ms(1)), [told(a)]);
+            } else {
+                assert_eq!(then, [told(a)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_while_it_starts_is_told_when_its_workers_have_begun() {
+        for words in [&[Word::Spawned, Word::Accepting][..], &[Word::Loyal], &[Word::Loyal, Word::Accepting]]
+        {
+            let mut stage = Stage::new(Policy::default());
+            let a = stage.mute("a");
+            stage.pass(s(3)); // it loads an application
+            assert_eq!(stage.file("a", version(2)), []);
+            for word in words {
+                assert_eq!((stage.say(a, *word), stage.pass(ms(100))), (vec![], vec![]), "{words:?}");
+            }
+            assert_eq!(stage.pass(ms(150)), [told(a)], "{words:?}");
+            assert_eq!(stage.pass(ms(100)), []);
         }
     }
 
@@ -230,14 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_while_it_is_being_made_is_told_as_soon_as_it_is_there() {
+    fn a_change_while_it_is_being_made_is_told_when_it_can_hear() {
         let mut stage = Stage::new(Policy::default());
         stage.file("a", version(1));
         let a = stage.key("a");
         assert_eq!(stage.file("a", version(2)), []);
-        assert_eq!(stage.start(a), [told(a)]);
-        // It was on its way, and says so; the message is still there.
-        assert_eq!(stage.say(a, Word::Accepting), [Action::AskUnread(a)]);
+        assert_eq!(stage.start(a), []);
+        assert_eq!(stage.say(a, Word::Accepting), []);
+        assert_eq!(stage.pass(ms(250)), [told(a)]);
+        // It says something on its way; the message is still there.
+        assert_eq!(stage.say(a, Word::Loyal), [Action::AskUnread(a)]);
         assert_eq!(stage.on(Event::Unread(a, true)), []);
         assert!(stage.court.next_timeout().is_some(), "it is looked after until it has read it");
     }
@@ -277,13 +305,15 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_speak_the_protocol_is_started_again_when_its_file_changes() {
-        // Its age at the change, and how long it may take it to read the message.
-        for (age, patience) in [(s(60), s(1)), (s(2), s(9))] {
+        // Its age at the change. One that may just be slow to start is told when it is ten seconds old.
+        for age in [s(60), s(2)] {
             let mut stage = Stage::new(Policy::default());
             let mute = stage.mute("mute");
             stage.pass(age);
-            assert_eq!(stage.file("mute", version(2)), [told(mute)]);
-            assert_eq!(stage.pass(patience - ms(1)), []);
+            let mut done = stage.file("mute", version(2));
+            done.extend(stage.pass(s(10).saturating_sub(age)));
+            assert_eq!(done, [told(mute)]);
+            assert_eq!(stage.pass(ms(999)), []);
             assert_eq!(stage.pass(ms(1)), [Action::AskUnread(mute)]);
             let stop = [Action::Stop(mute, Order::Stop), Action::Signal(mute, Signal::Term)];
             assert_eq!(stage.on(Event::Unread(mute, true)), stop);

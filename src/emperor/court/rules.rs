@@ -151,9 +151,15 @@ impl Court {
             Word::Accepting => {
                 let news = !std::mem::replace(&mut instance.accepting, true);
                 let last = std::mem::replace(&mut instance.last_accepting, now.epoch);
+                if news {
+                    instance.accepted = now.micros;
+                }
                 self.came_up(key, (news || last != now.epoch).then_some(What::Accepting));
             }
             Word::Loyal => {
+                if !instance.accepting {
+                    instance.accepted = now.micros;
+                }
                 self.becomes_loyal(key, now);
                 self.came_up(key, None);
             }
@@ -202,6 +208,9 @@ impl Court {
         self.release(key);
         self.says_ready(key);
         self.heard_of(key);
+        if self.vassals[key].instance.reload_again {
+            self.arm(key); // it may be told sooner than was thought
+        }
     }
 
     pub(super) fn died(&mut self, key: Key, clean: bool, now: Now) {

@@ -107,11 +107,12 @@ impl Stage {
         key
     }
 
-    /// A new vassal that is up and has said so.
+    /// A new vassal that is up and has said so, a moment ago.
     pub(super) fn up(&mut self, text: &str) -> Key {
         let key = self.mute(text);
         self.say(key, Word::Spawned);
         self.say(key, Word::Accepting);
+        self.pass(ms(250));
         key
     }
 

@@ -384,6 +384,7 @@ mod tests {
         let [Action::Spawn(zerg)] = stage.say(a, Word::Sos)[..] else { panic!() };
         stage.start(zerg);
         stage.say(zerg, Word::Loyal);
+        stage.pass(s(1));
         let [Action::Spawn(next)] = stage.file("a", version(2))[..] else { panic!() };
         start(&mut stage, next, UWSGI);
         let done = stage.say(next, Word::Accepting);

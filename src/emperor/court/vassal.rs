@@ -1,6 +1,6 @@
 //! What the court knows of one vassal.
 
-use super::{Backoff, Course, Identity, Now, SourceId, VassalName, micros, mtime_seconds};
+use super::{Backoff, Course, Identity, Now, Reload, SourceId, VassalName, micros, mtime_seconds};
 use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
@@ -105,6 +105,8 @@ pub struct Instance {
     pub(super) started: u64,
     /// When it was told to reload last, microseconds; 0 for never.
     pub(super) told: u64,
+    /// When it said last that it accepts requests, or without that has answered one, microseconds; 0 for never.
+    pub(super) accepted: u64,
     /// When its next heartbeat is overdue, microseconds; 0 for never.
     pub(super) heartbeat_due: u64,
     /// How long the reload message may stay unread, microseconds; 0 for any time.
@@ -142,15 +144,26 @@ impl From<Instance> for Lived {
 impl Instance {
     /// Two reload messages are so far apart at least, while nothing is heard of the first.
     const UNANSWERED_GAP: Duration = Duration::from_secs(1);
-    /// The same if it has come back in between.
+    /// The same if it has come back in between; and none comes sooner after it has begun to accept. The workers of uWSGI
+    /// 2.0.21 miss one that comes within some milliseconds of their start, and go on as they are for
+    /// `worker-reload-mercy`.
     const ANSWERED_GAP: Duration = Duration::from_millis(250);
+    /// How long one that has yet to say that it accepts is waited for.
+    const ACCEPTING_PATIENCE: Duration = Duration::from_secs(10);
 
-    /// The earliest moment for another reload message, microseconds.
-    pub(super) fn reload_from(&self) -> u64 {
+    /// The earliest moment for another reload message, microseconds; 0 for any. `answers` if it is one that says when it
+    /// accepts requests.
+    fn reload_from(&self, answers: bool) -> u64 {
+        let after = |moment: u64, gap: Duration| moment.saturating_add(micros(gap));
         match (self.told, self.reloading) {
+            (told, reloading) if answers && (self.accepting || self.loyal && !reloading) => {
+                after(told.max(self.accepted), Self::ANSWERED_GAP)
+            }
+            (told, true) if answers && self.last_accepting > 0 => after(told, Self::ACCEPTING_PATIENCE),
+            (0, _) if answers => after(self.started, Self::ACCEPTING_PATIENCE),
             (0, _) => 0,
-            (told, true) => told.saturating_add(micros(Self::UNANSWERED_GAP)),
-            (told, false) => told.saturating_add(micros(Self::ANSWERED_GAP)),
+            (told, true) => after(told, Self::UNANSWERED_GAP),
+            (told, false) => after(told, Self::ANSWERED_GAP),
         }
     }
 }
@@ -372,6 +385,16 @@ impl Vassal {
         self.instance.pardoned = true;
     }
 
+    /// Whether it is told to reload by the protocol.
+    pub(super) fn is_told(&self) -> bool {
+        self.course.as_ref().is_none_or(|course| course.manner.reload == Reload::Told)
+    }
+
+    /// The earliest moment for another reload, microseconds; 0 for any.
+    pub(super) fn reload_from(&self) -> u64 {
+        self.instance.reload_from(self.is_told())
+    }
+
     /// The next moment at which something is due; 0 for never.
     pub(super) fn due(&self) -> u64 {
         let mut times = [self.deadline, 0, 0, 0, 0, 0, 0];
@@ -379,7 +402,7 @@ impl Vassal {
             times[1] = if self.is_frozen() { 0 } else { self.instance.heartbeat_due };
             if !self.instance.asked {
                 times[2] = self.instance.reload_due;
-                times[3] = if self.instance.reload_again { self.instance.reload_from() } else { 0 };
+                times[3] = if self.instance.reload_again { self.reload_from() } else { 0 };
             }
             if let Some(course) = &self.course {
                 (times[4], times[5]) = (course.start_due, course.loyal_due);

@@ -158,7 +158,7 @@ impl Court {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{Stage, name, s, version};
+    use super::super::stage::{Stage, ms, name, s, version};
     use crate::emperor::court::{Action, Event, Key, Order, Policy, Scale, Signal, State, Word};
     use crate::emperor::source::Identity;
 
@@ -171,6 +171,7 @@ mod tests {
         };
         stage.start(zerg);
         stage.say(zerg, Word::Loyal);
+        stage.pass(ms(250));
         (stage, base, zerg)
     }
 
