@@ -15,6 +15,7 @@ mod life;
 mod load;
 mod own;
 mod real;
+mod served;
 mod sockets;
 mod tenants;
 mod trouble;

@@ -12,6 +12,7 @@ pub(crate) mod emperor;
 pub(crate) mod empire;
 pub(crate) mod events;
 pub(crate) mod given;
+pub(crate) mod load;
 pub(crate) mod manager;
 pub(crate) mod page;
 #[cfg(feature = "postgres")]
