@@ -196,3 +196,123 @@ fn uwsgis_reinforcements_serve_its_sockets_and_end_with_it() {
     emperor.wait_stats("nobody", |stats| stats["vassals"].as_array()?.is_empty().then_some(()));
     emperor.stop(&bed);
 }
+
+/// uWSGI as the server of sockets, in one of its ways.
+fn uwsgi_offers(bed: &Bed, options: &[&str]) -> Option<Process> {
+    let own = bed.path(format!("own-{}.sock", options.len()));
+    uwsgi_without_app(bed, &[&["--plugin", "zergpool", "--socket", text(&own)], options].concat())
+}
+
+fn uwsgi_without_app(bed: &Bed, options: &[&str]) -> Option<Process> {
+    let log = std::fs::File::options().create(true).append(true).open(bed.path("uwsgi.log")).expect("a log");
+    let mut command = Command::new(Kind::Real.program()?);
+    command.arg("--master").args(options).current_dir(bed.root()).stdin(Stdio::null());
+    let output = log.try_clone().expect("a second descriptor");
+    Some(Process(command.stdout(output).stderr(log).spawn().expect("uwsgi")))
+}
+
+#[test]
+fn a_command_vassal_takes_a_server_and_a_pool_of_uwsgi_and_comes_back_when_they_do() {
+    let bed = bed();
+    let (server, pool, name) = (bed.path("server"), free_port(), abstract_name(&bed));
+    let served = bed.path("served.sock");
+    let options = ["--socket", text(&served), "--zerg-server", text(&server)];
+    let Some(first) = uwsgi_without_app(&bed, &options) else { return };
+    let pooled = format!("@{name}:127.0.0.1:{pool}");
+    let offers = || uwsgi_offers(&bed, &["--zergpool", &pooled]).expect("uWSGI");
+    let second = offers();
+    offered(text(&server));
+    offered(&format!("@{name}"));
+    serve(&bed, "member.ini", &format!("zerg = {}\nzerg = @{name}\n", text(&server)));
+    let emperor = emperor(&bed).opt("emperor-throttle", "100").opt("emperor-max-throttle", "200").start();
+    assert_eq!(poll(PATIENCE, || get(pool)).as_deref(), Some("member zerg-2"));
+    // What the server has served itself is the member's alone when that is gone.
+    drop(first);
+    let at_unix = || {
+        let mut stream = UnixStream::connect(&served).ok()?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    let answer = poll(PATIENCE, || at_unix().filter(|answer| answer.ends_with("member zerg")));
+    assert!(answer.is_some(), "{}", bed.report());
+    // Without one of them it does not come back, until that is there again.
+    drop(second);
+    let pid = emperor.stats_of("member.ini").expect("its row")["pid"].as_i64().expect("a process");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("a process that lives");
+    emperor.wait_log("cannot get the sockets of a zerg server");
+    let _first = uwsgi_without_app(&bed, &options);
+    let _second = offers();
+    assert_eq!(poll(PATIENCE, || get(pool)).as_deref(), Some("member zerg-2"), "{}", bed.report());
+    emperor.stop(&bed);
+}
+
+#[test]
+fn uwsgi_takes_the_sockets_of_a_command_vassal_and_goes_on_without_it() {
+    let bed = bed();
+    let Some(options) = python(&bed) else { return };
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let (door, port) = (bed.path("offers"), free_port());
+    serve(&bed, "first.ini", &format!("http-socket = 127.0.0.1:{port}\nzerg-server = {}\n", text(&door)));
+    let emperor = emperor(&bed).start();
+    offered(text(&door));
+    let Some(_member) = uwsgi(&bed, &[&options[..], &["--zerg", text(&door)]].concat()) else { return };
+    let seen =
+        |begin: &str| poll(PATIENCE, || get(port).filter(|answer| answer.starts_with(begin))).is_some();
+    assert!(seen("uwsgi") && seen("first"), "both serve it");
+    bed.remove("v/first.ini");
+    emperor.wait_stats("nobody", |stats| stats["vassals"].as_array()?.is_empty().then_some(()));
+    assert!((0..5).all(|_| get(port).is_some_and(|answer| answer.starts_with("uwsgi"))));
+    emperor.stop(&bed);
+}
+
+/// uWSGI asks when all its workers are busy (`vassal-sos`); its reinforcement is numbered, and reloads with it.
+#[test]
+fn a_busy_uwsgi_is_reinforced_and_a_reload_goes_through_all() {
+    let bed = bed();
+    if python(&bed).is_none() || Kind::Real.program().is_none() {
+        return;
+    }
+    let app = "import os, time\nversion = open('version').read()\ndef application(env, answer):\n    time.sleep(0.1)\n    \
+               answer('200 OK', [])\n    \
+               return [(os.environ.get('UWSGI_BROODLORD_NUM', 'base') + ' ' + version).encode()]\n";
+    let app = bed.write("v/slow.py", app);
+    bed.write("v/version", "old");
+    let (door, port) = (bed.path("offers"), free_port());
+    let common = format!("plugin = python3\nwsgi-file = {}\nmaster = true\nprotocol = http\n", app.display());
+    let file = format!(
+        "[uwsgi]\n{common}socket = 127.0.0.1:{port}\nzerg-server = {door}\nvassal-sos = 1\n[zerg]\n{common}zerg = {door}\n",
+        door = text(&door)
+    );
+    bed.write("v/slow.ini", &file);
+    let emperor = Builder::bare(&bed, Kind::Ours).on(bed.v()).quick().stats();
+    let emperor = emperor.opt("emperor-broodlord", "5").opt("vassal-broodlord", "1").start();
+    poll(PATIENCE, || get(port)).unwrap_or_else(|| panic!("nobody answers\n{}", bed.report()));
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    get(port);
+                }
+            })
+        })
+        .collect();
+    let answers =
+        |wanted: &'static str| poll(PATIENCE, || get(port).filter(|answer| answer == wanted)).is_some();
+    assert!(answers("1 old") && answers("base old"), "{}", bed.report());
+    bed.write("v/version", "new");
+    bed.write("v/slow.ini", format!("{file}# again\n"));
+    // A reinforcement that has no line for the sockets that it was given ends at its reload (spec/zerg.md, section 3),
+    // and its vassal asks for another.
+    assert!(answers("2 new") && answers("base new"), "{}", bed.report());
+    let late: Vec<_> = (0..20).filter_map(|_| get(port)).filter(|answer| answer.ends_with("old")).collect();
+    assert!(late.is_empty(), "{late:?}");
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("a client"));
+    assert_eq!(emperor.lines("going in broodlord mode").len(), 2, "vassal-broodlord");
+    emperor.stop(&bed);
+}
