@@ -8,6 +8,7 @@ mod support;
 
 mod for_all;
 mod orders;
+mod places;
 mod stages;
 
 use std::io::{Read, Write};

@@ -187,16 +187,16 @@ pub(super) fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("a process that lives");
 }
 
-fn kept(turns: &Turns, manager: &Manager) -> Builder {
+pub(super) fn kept(turns: &Turns, manager: &Manager) -> Builder {
     let builder = Builder::new(&turns.bed, Kind::Ours).stats().flag("emperor-fd-store");
     builder.env("NOTIFY_SOCKET", manager.socket())
 }
 
 /// Kills the emperor, and starts the next one with what is kept.
-fn crash(turns: &Turns, manager: &Manager, emperor: Emperor, meanwhile: impl FnOnce()) -> Emperor {
+pub(super) fn crash(next: Builder, manager: &Manager, emperor: Emperor, meanwhile: impl FnOnce()) -> Emperor {
     drop(emperor);
     meanwhile();
-    let next = kept(turns, manager).usher(manager.pass()).start();
+    let next = next.usher(manager.pass()).start();
     next.wait_log("vassals taken over from emperor");
     next
 }
@@ -210,7 +210,7 @@ fn the_next_emperor_goes_on_with_a_turn_at_whatever_stage_the_last_one_was_kille
         let first = turns.begin(&emperor);
         let clients = turns.clients();
         let next = turns.advance(&emperor, stage);
-        let emperor = crash(&turns, &manager, emperor, || {});
+        let emperor = crash(kept(&turns, &manager), &manager, emperor, || {});
         let next = turns.go_on(&emperor, stage, first, next);
         turns.settled(&emperor, next);
         // And it is a vassal like any other, whose place can be taken once more.
@@ -264,7 +264,7 @@ fn what_becomes_of_a_turn_while_there_is_no_emperor_is_made_up_for() {
         let first = turns.begin(&emperor);
         let clients = turns.clients();
         let next = turns.advance(&emperor, Stage::Awaited);
-        let emperor = crash(&turns, &manager, emperor, || meanwhile(&turns, first, next));
+        let emperor = crash(kept(&turns, &manager), &manager, emperor, || meanwhile(&turns, first, next));
         let pid = [first, next].get(left).copied().unwrap_or_else(|| turns.bed.started("a.ini", 3));
         if left == 0 {
             emperor.wait_log("the rolling reload of vassal a.ini has failed");

@@ -198,6 +198,11 @@ impl Store {
         let holdings =
             holdings.filter(|it| it.pidfd.is_some() || it.waiting.is_some() || !it.sockets.is_empty());
         let Some((gist, holdings)) = gist.zip(holdings) else { return self.forget(key) };
+        if holdings.pidfd.is_some() && gist.pid <= 0 {
+            // The court is yet to hear of it. Kept twice, it would be lost: the manager leaves out what it has under
+            // another name, which would be released then.
+            return;
+        }
         let waiting = holdings.waiting.is_some();
         let sockets: Vec<_> = sockets(&holdings).collect();
         let former = self.kept.get(&key);
