@@ -41,9 +41,41 @@ pub fn groups(stream: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(groups)
 }
 
+/// The user as which the kernel shows whoever has no number in this user namespace, and who cannot be told from one who
+/// really has that number; `None` where everybody has a number. Source: user_namespaces(7).
+#[must_use]
+pub fn stranger() -> Option<u32> {
+    // Without user namespaces there is no such file.
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    if maps_all(&map) {
+        return None;
+    }
+    let shown = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    shown.and_then(|text| text.trim().parse().ok()).or(Some(OVERFLOW_UID))
+}
+
+/// What `/proc/sys/kernel/overflowuid` says where nobody has changed it.
+const OVERFLOW_UID: u32 = 65_534;
+
+/// Lines are: first inside, first outside, count. No line means that nobody is mapped yet.
+fn maps_all(map: &str) -> bool {
+    let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.sum::<u64>() >= u64::from(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_has_strangers_unless_all_have_a_number() {
+        assert!(maps_all("         0          0 4294967295\n"));
+        assert!(maps_all("0 0 65536\n65536 65536 4294901759\n"));
+        for map in ["", "0 1000 1\n", "0 100000 65536\n", "nonsense\n", "0 0\n"] {
+            assert!(!maps_all(map), "{map}");
+        }
+    }
+
     use std::os::fd::AsFd;
 
     #[test]

@@ -129,3 +129,32 @@ fn root_a_user_who_is_root_in_a_namespace_of_its_own_is_who_it_is_outside() {
         emperor.stop(&bed);
     }
 }
+
+/// Who has no number in the emperor's own user namespace appears there as another user, who may be one that is named.
+#[test]
+fn root_a_user_without_a_number_in_the_emperors_namespace_is_nobody_that_can_be_named() {
+    if !support::root() {
+        return;
+    }
+    let bed = bed();
+    fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    let door = bed.path("pool");
+    let pool = format!("{}:{}", text(&door), text(&bed.path("a.sock")));
+    let builder = ["unshare", "--user", "--map-root-user"].into_iter().fold(emperor(&bed), Builder::before);
+    let mut emperor = builder.opt("zerg-pool", pool).opt("zerg-allow", "65534").start();
+    let told = poll(PATIENCE, || {
+        let refused = emperor.log().contains("unshare failed");
+        (refused || !emperor.running() || door.exists()).then_some(refused)
+    });
+    if told.expect("a door, or none") {
+        return support::skip("there may be no user namespaces here");
+    }
+    assert_eq!(offered(text(&door)).len(), 1, "root may");
+    let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                  sys.exit(not s.recvmsg(100, socket.CMSG_SPACE(4))[1])";
+    let mut python = Command::new("python3");
+    let python = python.args(["-S", "-c", script]).arg(&door).uid(61_919).gid(61_919);
+    assert!(!python.stderr(Stdio::null()).status().expect("python3").success(), "{}", emperor.log());
+    emperor.wait_log("gets no sockets: users without a number in this user namespace appear as it");
+    emperor.stop(&bed);
+}

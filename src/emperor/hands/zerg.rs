@@ -18,6 +18,7 @@ use super::on_demand::{Owner, remedy};
 use super::sockets::{SocketRecord, good_as_new};
 use super::{Hands, Token};
 use crate::emperor::court::{Court, Key};
+use crate::sys::peer;
 use crate::vassal::socket::{Address, Listener, Manner};
 use crate::vassal::terms::sockets::{SocketTerm, SocketTerms};
 use crate::vassal::terms::zerg::Door;
@@ -240,7 +241,17 @@ impl Hands {
             self.epoll.add(&listener.socket, event)?;
         }
         let users = [Some(0), Some(nix::unistd::geteuid().as_raw()), owner, tenant.map(|(uid, _)| uid)];
-        let allowed = users.into_iter().flatten().chain(door.allowed.iter().copied()).collect();
+        let users = users.into_iter().flatten().chain(door.allowed.iter().copied());
+        let stranger = peer::stranger();
+        let named = |uid: u32| stranger != Some(uid);
+        if let Some(uid) = users.clone().find(|uid| !named(*uid)) {
+            warn!(
+                "[emperor] user {uid} gets no sockets: users without a number in this user namespace appear as it at \
+                 {}; let the one that is meant have another number",
+                door.at
+            );
+        }
+        let allowed = users.filter(|uid| named(*uid)).collect();
         let open = Open { of, door, tenant, owner, allowed, listeners, told: String::new() };
         match self.offers.doors.get_mut(place) {
             Some(free) => *free = Some(open),
