@@ -15,7 +15,6 @@ mod life;
 mod load;
 mod own;
 mod real;
-mod served;
 mod sockets;
 mod tenants;
 mod trouble;

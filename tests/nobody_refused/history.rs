@@ -166,6 +166,19 @@ impl History {
         self.but_for_leaving("touch");
     }
 
+    /// The next change comes in the moment of the first answer after the last one, when not all workers listen to their
+    /// master yet: what that tells them too soon, they never hear.
+    fn touch_twice(&mut self) {
+        self.version += 1;
+        self.write(self.version);
+        let first = || self.load.look(0, |tally| (tally.last.version == self.version).then_some(()));
+        poll(PATIENCE, first).unwrap_or_else(|| self.fail("touch twice"));
+        self.version += 1;
+        self.write(self.version);
+        self.until_version("touch twice");
+        self.but_for_leaving("touch twice");
+    }
+
     fn death_of_a_worker(&mut self) {
         let doomed: Vec<_> = self
             .masters()
@@ -307,6 +320,7 @@ fn through_all_that_can_happen_nobody_is_refused_and_who_ends_loses_only_whom_he
             history.in_peace("activation");
         }
         history.touch();
+        history.touch_twice();
         history.death_of_a_worker();
         history.death_of_a_master();
         history.back_off();
