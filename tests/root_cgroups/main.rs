@@ -5,6 +5,7 @@
 mod support;
 
 mod reaper;
+mod turns;
 
 use std::fs;
 use std::path::{Path, PathBuf};
