@@ -260,6 +260,7 @@ impl View<'_> {
                 since: vassal.since(self.now),
                 restarts: vassal.restarts(),
                 failures: vassal.failures(),
+                runs_old_file: vassal.runs_old_file(),
                 backoff: vassal.pause_left(self.now).map(|left| left.as_secs_f64()),
                 last_exit: (self.last_exit)(key),
                 usage: (self.usage)(key).cloned(),

@@ -66,6 +66,8 @@ families! {
     Gauge "emperor_vassal_state_timestamp" in Seconds, "Since when it has been doing that": |row| float(row.since);
     Counter "emperor_vassal_restarts", "Times that it was started again": |row| f64::from(row.restarts);
     Gauge "emperor_vassal_failures", "Failures in a row": |row| f64::from(row.failures);
+    Gauge "emperor_vassal_old_file", "1 while it goes on with an earlier file, because the one that is there does not start":
+        |row| row.runs_old_file.then_some(1.0);
     Gauge "emperor_vassal_backoff" in Seconds, "Time until it starts again, while it is kept from that": |row| row.backoff;
     Gauge "emperor_vassal_last_exit_status", "How its last process failed: exit status, or 128 and the signal":
         |row| row.last_exit.map(f64::from);

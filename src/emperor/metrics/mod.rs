@@ -35,6 +35,8 @@ pub struct Row {
     pub restarts: u32,
     /// Failures in a row.
     pub failures: u32,
+    /// Whether it goes on with an earlier file.
+    pub runs_old_file: bool,
     /// Seconds until it starts again, while it backs off.
     pub backoff: Option<f64>,
     /// How its last process ended, in the shell's numbers.
@@ -103,6 +105,7 @@ mod tests {
                 since: 1_795_380_126,
                 restarts: 3,
                 failures: 1,
+                runs_old_file: true,
                 backoff: Some(1.5),
                 last_exit: Some(137),
                 usage: Some(Usage::sample()),

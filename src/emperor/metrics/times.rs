@@ -1,12 +1,14 @@
 //! What the emperor counts itself, from the time it was started on: launches, ends, and how long things take.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::emperor::court::{Action, Court, Event, Key, Now, State};
+use crate::emperor::court::{Action, Court, Event, Key, Notice, Now, State, What};
+use crate::emperor::source::VassalName;
 
 /// Seconds: from a program that is there at once to one that a virtual machine has to load.
 const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -18,6 +20,7 @@ pub struct Counts {
     launch_failures: Counter,
     exits: Counter,
     failed_exits: Counter,
+    failed_turns: Counter,
     starts: Histogram,
     reloads: Histogram,
     cold_starts: Histogram,
@@ -31,6 +34,7 @@ impl Default for Counts {
             launch_failures: Counter::default(),
             exits: Counter::default(),
             failed_exits: Counter::default(),
+            failed_turns: Counter::default(),
             starts: times(),
             reloads: times(),
             cold_starts: times(),
@@ -40,12 +44,17 @@ impl Default for Counts {
 
 impl Counts {
     /// The counters: name, help, metric.
-    pub(super) fn all(&self) -> [(&'static str, &'static str, &dyn Metric); 4] {
+    pub(super) fn all(&self) -> [(&'static str, &'static str, &dyn Metric); 5] {
         [
             ("emperor_launches", "Processes that were started for vassals", &self.launches),
             ("emperor_launch_failures", "Times that no process could be started", &self.launch_failures),
             ("emperor_exits", "Processes of vassals that have ended", &self.exits),
             ("emperor_failed_exits", "Those of them that were not asked to, or failed", &self.failed_exits),
+            (
+                "emperor_failed_rolling_reloads",
+                "Rolling reloads whose new process was not ready, so that the old one went on",
+                &self.failed_turns,
+            ),
         ]
     }
 
@@ -100,6 +109,8 @@ enum Way {
 pub struct Times {
     counts: Counts,
     ways: HashMap<Key, Way>,
+    /// Vassals whose place is to be taken, and since when.
+    turns: HashMap<VassalName, u64>,
 }
 
 impl Times {
@@ -150,8 +161,7 @@ impl Times {
         if !vassal.instance.accepting || vassal.state != State::Up {
             return;
         }
-        let seconds =
-            |since: u64| std::time::Duration::from_micros(now.micros.saturating_sub(since)).as_secs_f64();
+        let seconds = |since: u64| Duration::from_micros(now.micros.saturating_sub(since)).as_secs_f64();
         match self.ways.get(&key) {
             Some(Way::Starting { from, called }) => {
                 self.counts.starts.observe(seconds(*from));
@@ -167,8 +177,31 @@ impl Times {
 
     /// Before the hands do something.
     pub fn doing(&mut self, action: &Action, now: impl FnOnce() -> Now) {
-        if let Action::Reload { key, .. } = action {
-            self.ways.insert(*key, Way::Reloading(now().micros));
+        match action {
+            Action::Reload { key, .. } => {
+                self.ways.insert(*key, Way::Reloading(now().micros));
+            }
+            Action::Tell(Notice { name: Some(name), what }) => self.turn(name, what, now),
+            Action::Forget(_, name) => drop(self.turns.remove(name)),
+            _ => {}
+        }
+    }
+
+    /// A vassal's processes take turns.
+    fn turn(&mut self, name: &VassalName, what: &What, now: impl FnOnce() -> Now) {
+        match what {
+            What::Rolling => drop(self.turns.insert(name.clone(), now().micros)),
+            What::Replaced => {
+                if let Some(from) = self.turns.remove(name) {
+                    let took = Duration::from_micros(now().micros.saturating_sub(from));
+                    self.counts.reloads.observe(took.as_secs_f64());
+                }
+            }
+            What::NotReplaced(_) => {
+                self.turns.remove(name);
+                self.counts.failed_turns.inc();
+            }
+            _ => {}
         }
     }
 }
@@ -177,8 +210,8 @@ impl Times {
 mod tests {
     use super::super::{Format, Snapshot};
     use super::*;
-    use crate::emperor::court::Policy;
-    use crate::emperor::source::{Identity, Report, SourceId, VassalName};
+    use crate::emperor::court::{Manner, Policy};
+    use crate::emperor::source::{Identity, Report, SourceId};
     use crate::vassal::link::Word;
 
     /// A court that is looked at as the loop does it.
@@ -247,5 +280,41 @@ mod tests {
             assert!(stage.says(line), "{line}");
         }
         assert!(stage.times.ways.is_empty());
+    }
+
+    #[test]
+    fn a_rolling_reload_is_timed_to_the_moment_at_which_the_new_one_takes_over() {
+        let mut stage = Stage {
+            court: Court::new(Policy::default()),
+            times: Times::default(),
+            now: Now { micros: 1, epoch: 1 },
+        };
+        let identity = Identity { mtime_ns: 1, ctime_ns: 1, device: 1, inode: 1, size: 1, uid: 1, gid: 1 };
+        let name = VassalName::new(b"a.ini");
+        stage.on(Event::Report(Report::Seen(SourceId(0), name.clone(), identity)));
+        let up = |stage: &mut Stage, key, pid| {
+            stage.on(Event::Agreed(key, Manner { rolling: true, ..Manner::default() }));
+            stage.on(Event::Started(key, pid));
+        };
+        let first = stage.court.find(&name).unwrap();
+        up(&mut stage, first, 7);
+        stage.on(Event::Said(first, Word::Accepting));
+        stage.later(5000);
+        for (mtime_ns, ready) in [(2, true), (3, false)] {
+            let changed = Report::Seen(SourceId(0), name.clone(), Identity { mtime_ns, ..identity });
+            let next = stage.on(Event::Report(changed)).into_iter().find_map(|action| match action {
+                Action::Spawn(key) => Some(key),
+                _ => None,
+            });
+            let next = next.unwrap();
+            up(&mut stage, next, 7 + i32::try_from(mtime_ns).unwrap());
+            stage.later(200);
+            stage.on(if ready { Event::Said(next, Word::Accepting) } else { Event::Died(next, false) });
+            stage.later(5000);
+        }
+        assert!(stage.says("emperor_vassal_reload_seconds_sum 0.2"));
+        assert!(stage.says("emperor_vassal_reload_seconds_count 1"));
+        assert!(stage.says("emperor_failed_rolling_reloads_total 1"));
+        assert!(stage.times.turns.is_empty());
     }
 }
