@@ -105,3 +105,31 @@ fn a_long_queue_at_a_unix_socket_does_the_same() {
         move || at_unix(&path)
     });
 }
+
+/// Whoever came first has all the places, until somebody else asks.
+#[test]
+fn places_are_shared_over_the_vassals_that_ask_for_them() {
+    let bed = Bed::new();
+    bed.script("a.ini", "say=1,5,17,30 after=1100 say=30 after=1100 say=30");
+    bed.script("b.ini", "say=1,5,17,30 after=1100 say=30");
+    for name in ["a.ini:zerg", "b.ini:zerg"] {
+        bed.script(name, "say=1,5,17");
+    }
+    bed.vassal("a.ini");
+    let emperor = emperor(&bed).opt("emperor-broodlord", "2").start();
+    let zergs = |name: &'static str| {
+        move |stats: &serde_json::Value| {
+            let rows = stats["vassals"].as_array()?.iter();
+            Some(rows.filter(|row| row["parent"] == name && row["ready"] == 1).count())
+        }
+    };
+    bed.until("all its cries", |log| log.said("a.ini", 30) == 3);
+    emperor.wait_stats("two of them", |stats| (zergs("a.ini")(stats)? == 2).then_some(()));
+    bed.vassal("b.ini");
+    emperor.wait_stats("one each", |stats| {
+        (zergs("a.ini")(stats)? == 1 && zergs("b.ini")(stats)? == 1).then_some(())
+    });
+    assert_eq!(bed.log().got("a.ini:zerg", 2), 1, "it ends what it has taken\n{}", bed.report());
+    assert_eq!(bed.log().execs("a.ini").len() + bed.log().execs("b.ini").len(), 2);
+    emperor.stop_politely(&bed);
+}
