@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bursts;
 mod for_all;
 mod orders;
 mod places;
@@ -182,21 +183,30 @@ fn rolls(few: u32) -> u32 {
     std::env::var("ROLLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
 
-/// wrk on this port, until it is interrupted.
+/// wrk on this port, until its time is over or it is interrupted.
 struct Load(Process);
 
 impl Load {
     fn on(port: u16) -> Self {
+        Self::of(port, 600)
+    }
+
+    fn of(port: u16, seconds: u32) -> Self {
         let url = format!("http://127.0.0.1:{port}/");
         let mut wrk = Command::new("wrk");
-        wrk.args(["-t1", "-c8", "-d600s", "--timeout", "30s", &url]).stdout(Stdio::piped());
+        wrk.args(["-t1", "-c8", "--timeout", "30s", &format!("-d{seconds}s"), &url]).stdout(Stdio::piped());
         Self(Process(wrk.spawn().expect("wrk")))
     }
 
     /// How many requests were answered, the longest time that one took, and what of them failed, in wrk's words.
-    fn end(mut self) -> (u64, String, String) {
+    fn end(self) -> (u64, String, String) {
         let pid = Pid::from_raw(i32::try_from(self.0.0.id()).expect("a pid"));
         kill(pid, Signal::SIGINT).expect("wrk is there");
+        self.told()
+    }
+
+    /// The same, when it has ended by itself.
+    fn told(mut self) -> (u64, String, String) {
         let mut told = String::new();
         self.0.0.stdout.take().expect("a pipe").read_to_string(&mut told).expect("text");
         let words: Vec<_> = told.split_whitespace().collect();
