@@ -176,3 +176,33 @@ fn a_companion_that_is_copied_after_its_vassal_is_not_missed() {
     }
     emperor.stop(&bed);
 }
+
+/// Beside standard input: most programs look for a socket where systemd puts it.
+#[test]
+fn a_program_finds_the_socket_that_its_file_does_not_name_behind_its_own_where_systemd_would_put_it() {
+    let bed = Bed::new();
+    let (given, own) = (bed.path("given.sock"), bed.path("own.sock"));
+    let tell = "sh -c 'echo $LISTEN_FDS $LISTEN_FDNAMES > ../part; mv ../part ../told; exec sleep 1000'";
+    for (name, lines, told) in [
+        ("a.ini", String::new(), "1 on-demand"),
+        ("b.ini", format!("http-socket = {}\n", own.display()), "2 http-socket:on-demand"),
+        ("c.ini", format!("http-socket = {}\n", given.display()), "1 http-socket"),
+        ("d.ini", "listen-fds = no\n".into(), ""),
+    ] {
+        bed.write("told", "");
+        bed.write(format!("v/{name}.socket"), given.to_str().expect("plain text"));
+        bed.write(format!("v/{name}"), format!("[uwsgi]\ncommand = {tell}\n{lines}"));
+        let emperor = emperor(&bed, Kind::Ours).start();
+        waits(&emperor, name);
+        std::fs::remove_file(bed.path("told")).expect("a file");
+        let _client = call(&given);
+        let said = poll(PATIENCE, || std::fs::read_to_string(bed.path("told")).ok());
+        assert_eq!(said.as_deref().map(str::trim), Some(told), "{name}\n{}", emperor.log());
+        let pid = emperor.stats_of(name).expect("a row")["pid"].as_i64().expect("a number");
+        let target = |fd: u32| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+        let last = 2 + told.split_whitespace().next().map_or(1, |count| count.parse().expect("a number"));
+        assert_eq!(target(0), target(last), "{name}: it is the same socket");
+        emperor.stop(&bed);
+        bed.remove(format!("v/{name}"));
+    }
+}

@@ -93,8 +93,11 @@ impl Hands {
     /// `None` if it cannot have them, and that was said.
     pub(super) fn hand_sockets(&mut self, key: Key, court: &Court, terms: Option<&Terms>) -> Option<Handed> {
         let vassal = court.get(key)?;
+        // A reinforcement serves the sockets of what it reinforces.
+        let holder = vassal.zerg.map_or(key, |zerg| zerg.base);
         let terms = terms.filter(|terms| terms.program.is_some()).map(|terms| &terms.sockets);
-        if terms.is_none_or(SocketTerms::is_empty) && !self.has_sockets(key) {
+        let given = terms.and_then(|_| self.given_address(holder, vassal));
+        if given.is_none() && terms.is_none_or(SocketTerms::is_empty) && !self.has_sockets(key) {
             self.is_provided(key);
             return Some(Handed::default());
         }
@@ -102,10 +105,8 @@ impl Hands {
         self.may_be_free();
         let terms = terms.cloned().unwrap_or_default();
         let directory = self.launch.places.get(usize::from(vassal.source.0))?.path().to_path_buf();
-        // A reinforcement serves the sockets of what it reinforces.
-        let holder = vassal.zerg.map_or(key, |zerg| zerg.base);
         let held = self.held(holder).and_then(|held| held.sockets.take());
-        if terms.is_empty() {
+        if terms.is_empty() && given.is_none() {
             if let Some(held) = held {
                 held.close(&terms);
             }
@@ -113,7 +114,7 @@ impl Hands {
             self.is_provided(key);
             return Some(Handed::default());
         }
-        let terms = terms.in_directory(&directory);
+        let terms = terms.in_directory(&directory).with_on_demand(given);
         let tenant = self.launch.confinement.tyrant.map(|_| (vassal.identity.uid, vassal.identity.gid));
         let held = held.map_or_else(Box::default, |held| Box::new(held.keep(&terms, tenant)));
         let mut kept = held.list;
@@ -254,7 +255,9 @@ impl Hands {
     pub(super) fn sockets_differ(&self, key: Key, terms: &SocketTerms, directory: &Path) -> bool {
         let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
         let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.list);
-        let wanted = terms.in_directory(directory);
+        let given = held.and_then(|held| held.waiting.as_ref()).and_then(|waiting| waiting.at());
+        let given = given.filter(|_| has.iter().any(|socket| socket.listener.is_none()));
+        let wanted = terms.in_directory(directory).with_on_demand(given);
         !wanted.sockets().iter().eq(has.iter().map(|socket| &socket.term))
     }
 

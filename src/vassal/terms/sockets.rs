@@ -278,6 +278,16 @@ impl SocketTerms {
         terms
     }
 
+    /// The same with a socket on demand that the file does not name: the last of the program's own.
+    #[must_use]
+    pub fn with_on_demand(mut self, address: Option<Address>) -> Self {
+        if let Some(address) = address.filter(|it| self.sockets.iter().all(|socket| socket.address != *it)) {
+            let (name, manner) = ("on-demand".into(), Manner::default());
+            self.sockets.insert(self.own().len(), SocketTerm { name, address, manner, pooled: false });
+        }
+        self
+    }
+
     /// The same with these addresses, where they are known better: the port that the kernel has chosen.
     #[must_use]
     pub fn bound_at(mut self, addresses: impl IntoIterator<Item = Option<SocketAddr>>) -> Self {

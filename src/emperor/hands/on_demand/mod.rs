@@ -170,6 +170,14 @@ impl Waiting {
         &mut self.watch
     }
 
+    /// Where it listens.
+    pub(super) fn at(&self) -> Option<Address> {
+        match &self.listener.file {
+            Some(file) => Some(Address::Path(file.path().to_path_buf())),
+            None => Address::parse(self.address().as_bytes(), Path::new("")).ok(),
+        }
+    }
+
     /// Whether it is in the way of a socket at this address.
     pub(super) fn meets(&self, address: &Address) -> bool {
         let own = Address::parse(self.address().as_bytes(), Path::new(""));
@@ -517,6 +525,12 @@ impl Hands {
             self.heed(key, vassal, &address, &bound);
         }
         self.held(key).and_then(|held| held.waiting.as_ref()).map_or_else(Vec::new, |waiting| waiting.words())
+    }
+
+    /// Where a vassal waits that was not told so by its own file.
+    pub(super) fn given_address(&self, key: Key, vassal: &Vassal) -> Option<Address> {
+        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        held.waiting.as_ref().filter(|_| !vassal.own_demand)?.at()
     }
 
     /// The address of the socket that a tenant's vassal is given, and that its own file may name as well.
