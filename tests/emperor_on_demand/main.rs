@@ -14,6 +14,7 @@ mod heal;
 mod life;
 mod load;
 mod own;
+mod passed;
 mod real;
 mod sockets;
 mod tenants;

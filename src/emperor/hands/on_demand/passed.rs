@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use tracing::{info, warn};
 
-use super::{Hands, Waiting};
+use super::{Hands, Waiting, legible};
 use crate::emperor::court::{Court, Event, Key};
 use crate::emperor::source::VassalName;
 use crate::vassal::socket::{Address, Listener};
@@ -31,13 +32,16 @@ impl Hands {
     /// Takes the sockets that were passed, with their names.
     pub fn take_passed(&mut self, sockets: Vec<(String, OwnedFd)>) {
         for (name, socket) in sockets {
-            match Address::of(&socket) {
+            let is_stream = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
+            match Address::of(&socket).filter(|_| is_stream) {
                 Some(address) => {
                     let address = address.to_string();
                     self.passed.push(Passed { name, address, socket, holder: None });
                 }
                 None => warn!(
-                    "[emperor] what the service manager has passed as `{name}` is no listening socket, and is closed"
+                    "[emperor] what the service manager has passed as `{}` is no listening stream socket, and is closed: \
+                     its unit must say ListenStream= and Accept=no",
+                    legible(&name)
                 ),
             }
         }
@@ -64,13 +68,26 @@ impl Hands {
 
     /// Says which of them no vassal has.
     pub fn tell_of_idle_sockets(&self, court: &Court) {
-        for Passed { name, address, .. } in
-            self.passed.iter().filter(|passed| passed.holder.and_then(|key| court.get(key)).is_none())
-        {
-            warn!(
-                "[emperor] the socket {address}, which the service manager has passed as `{name}`, belongs to no \
-                 vassal: FileDescriptorName= must be a vassal's name, with or without its extension"
-            );
+        let holder = |passed: &Passed| passed.holder.filter(|key| court.get(*key).is_some());
+        for passed in self.passed.iter().filter(|passed| holder(passed).is_none()) {
+            let (address, name) = (&passed.address, legible(&passed.name));
+            let other = self.passed.iter().find(|other| {
+                holder(other)
+                    .and_then(|key| court.get(key))
+                    .is_some_and(|vassal| is_called(passed, &vassal.name))
+            });
+            match other {
+                Some(other) => warn!(
+                    "[emperor] the socket {address}, which the service manager has passed as `{name}`, is not used: the \
+                     vassal of that name waits at {} already, and at one alone; give it a unit and a vassal of its own, or \
+                     name it in the vassal's file and not in the unit",
+                    other.address
+                ),
+                None => warn!(
+                    "[emperor] the socket {address}, which the service manager has passed as `{name}`, belongs to no \
+                     vassal: FileDescriptorName= must be a vassal's name, with or without its extension"
+                ),
+            }
         }
     }
 
