@@ -58,6 +58,26 @@ fn freezing(bed: &Bed, freezer: Freezer) -> Option<Builder> {
     )
 }
 
+/// A program that is idle after a second without a client, and has just had its first.
+struct Awake {
+    emperor: Emperor,
+    path: std::path::PathBuf,
+    pid: i32,
+    bed: Bed,
+}
+
+/// One of an emperor that sees this freezer alone, with more lines in its file and options of the emperor's.
+fn awake(freezer: Freezer, lines: &str, options: impl FnOnce(Builder) -> Builder) -> Option<Awake> {
+    let bed = Bed::new();
+    let builder = freezing(&bed, freezer)?;
+    let path = bed.path("a.sock");
+    serve(&bed, "a.ini", &format!("on-demand = true\nidle = 1\nsocket = ../a.sock\n{lines}"));
+    let emperor = options(builder).start();
+    poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
+    let pid = ask(call(&path), "hey");
+    Some(Awake { emperor, path, pid, bed })
+}
+
 macro_rules! each {
     ($($name:ident, $scenario:expr;)*) => {$(
         mod $name {
@@ -86,17 +106,10 @@ fn is_gone(pid: i32) -> bool {
 
 each! {
     it_does_nothing_at_all_and_whoever_connects_finds_it_as_it_was, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
+        let Some(Awake { bed, emperor, path, pid }) = awake(freezer, "env = TICKS=../ticks\n", |builder| builder) else {
+            return;
+        };
         let ticks = bed.path("ticks");
-        let lines = format!(
-            "on-demand = true\nidle = 1\nsocket = ../a.sock\nenv = TICKS={}\n", ticks.display()
-        );
-        serve(&bed, "a.ini", &lines);
-        let emperor = builder.start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
         for times in 1..=2 {
             frozen(&emperor, times);
             // It comes to rest within a moment, and nothing but time shows that it stays so.
@@ -112,13 +125,7 @@ each! {
         emperor.stop(&bed);
     };
     it_thaws_for_an_upgrade_and_a_reload, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
-        serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-        let emperor = builder.start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
+        let Some(Awake { bed, emperor, path, pid }) = awake(freezer, "", |builder| builder) else { return };
         frozen(&emperor, 1);
         emperor.renew(&bed);
         assert_eq!(ask(call(&path), "hey"), pid, "{}", emperor.log());
@@ -129,13 +136,7 @@ each! {
         emperor.stop(&bed);
     };
     it_ends_in_time_when_its_file_goes, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
-        serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-        let emperor = builder.start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
+        let Some(Awake { bed, emperor, pid, .. }) = awake(freezer, "", |builder| builder) else { return };
         frozen(&emperor, 1);
         let before = Instant::now();
         bed.remove("v/a.ini");
@@ -144,13 +145,7 @@ each! {
         emperor.stop_politely(&bed);
     };
     one_that_is_killed_in_the_frost_has_a_successor, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
-        serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-        let emperor = builder.start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
+        let Some(Awake { bed, emperor, path, pid }) = awake(freezer, "", |builder| builder) else { return };
         frozen(&emperor, 1);
         // In version 1 that waits for the thaw.
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
@@ -159,13 +154,7 @@ each! {
         emperor.stop(&bed);
     };
     the_emperor_after_one_that_was_killed_ends_what_that_has_frozen, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
-        serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-        let mut emperor = builder.start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
+        let Some(Awake { bed, mut emperor, path, pid }) = awake(freezer, "", |builder| builder) else { return };
         frozen(&emperor, 1);
         emperor.signal(Signal::SIGKILL);
         emperor.end_within(PATIENCE).expect("its end");
@@ -180,13 +169,7 @@ each! {
         next.stop(&bed);
     };
     it_is_stopped_when_it_was_frozen_for_so_long, |freezer| {
-        let bed = Bed::new();
-        let Some(builder) = freezing(&bed, freezer) else { return };
-        let path = bed.path("a.sock");
-        serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-        let emperor = builder.opt("emperor-idle-freeze-timeout", "1").start();
-        poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-        let pid = ask(call(&path), "hey");
+        let Some(Awake { bed, emperor, path, pid }) = awake(freezer, "", |builder| builder.opt("emperor-idle-freeze-timeout", "1")) else { return };
         frozen(&emperor, 1);
         sleeps(&emperor, "a.ini");
         assert!(is_gone(pid));
@@ -198,16 +181,10 @@ each! {
 
 #[test]
 fn root_without_a_freezer_idle_programs_are_stopped_and_that_is_said_once() {
-    let bed = Bed::new();
-    let Some(builder) = freezing(&bed, Freezer::None) else { return };
-    let path = bed.path("a.sock");
-    serve(&bed, "a.ini", "on-demand = true\nidle = 1\nsocket = ../a.sock\n");
-    let emperor = builder.start();
-    poll(PATIENCE, || path.exists().then_some(())).expect("a socket");
-    for _ in 0..2 {
-        ask(call(&path), "hey");
-        sleeps(&emperor, "a.ini");
-    }
+    let Some(Awake { bed, emperor, path, .. }) = awake(Freezer::None, "", |builder| builder) else { return };
+    sleeps(&emperor, "a.ini");
+    ask(call(&path), "hey");
+    sleeps(&emperor, "a.ini");
     assert_eq!(emperor.lines("never frozen (emperor-idle-freeze)").len(), 1, "{}", emperor.log());
     emperor.stop(&bed);
 }

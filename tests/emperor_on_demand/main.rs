@@ -11,6 +11,7 @@ mod ask;
 mod cost;
 mod frozen;
 mod heal;
+mod idle;
 mod life;
 mod load;
 mod own;
