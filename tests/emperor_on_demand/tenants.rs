@@ -107,6 +107,33 @@ fn root_a_tenant_may_have_the_ports_that_the_kernel_leaves_to_everybody() {
 }
 
 #[test]
+fn root_a_tenant_with_very_many_sockets_has_a_quarter_of_the_emperors_descriptors_and_others_have_theirs() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let (alice, bob) = (home(&bed, "alice", ALICE), home(&bed, "bob", BOB));
+    for number in 0..150 {
+        let path = alice.join(format!("{number}.sock"));
+        tenant(&bed, &format!("{number}.ini"), ALICE, path.to_str().expect("plain text"));
+    }
+    tenant(&bed, "zoe.ini", BOB, bob.join("zoe.sock").to_str().expect("plain text"));
+    let emperor = tyrant(&bed).usher("nofile=400:400").start();
+    let line =
+        emperor.wait_log("user 61414 has 100 sockets already, a quarter of the descriptors of the emperor");
+    assert!(line.contains("remove some of them, or raise that limit"), "{line}");
+    assert_eq!(answer(call(&bob.join("zoe.sock"))), "ok\n");
+    let made = || fs::read_dir(&alice).expect("a directory").count();
+    assert_eq!(poll(PATIENCE, || (made() == 100).then_some(())), Some(()), "{} were made", made());
+    // One that goes makes room for another.
+    let gone = (0..150).find(|number| alice.join(format!("{number}.sock")).exists()).expect("one");
+    bed.remove(format!("v/{gone}.ini"));
+    let is_another = || (made() == 100 && !alice.join(format!("{gone}.sock")).exists()).then_some(());
+    assert_eq!(poll(PATIENCE, is_another), Some(()), "{}", emperor.log());
+    emperor.stop(&bed);
+}
+
+#[test]
 fn root_a_companion_is_read_as_the_tenant_and_must_be_his_or_roots() {
     if !support::root() {
         return;

@@ -13,8 +13,8 @@ mod plan;
 mod sockets;
 
 use super::Failure;
-use crate::config::check::{self, Checked, Severity};
-use crate::config::{Config, Limits, Loader, Machine, Mode, lossy, report};
+use crate::config::check::{self, Checked, Problem, Severity};
+use crate::config::{Config, Limits, Loader, Machine, Mode, Origin, lossy, report};
 use crate::emperor::forward::wish;
 use crate::emperor::hands::agree::{self, Found};
 use crate::emperor::hands::command::{Command, Engine, Environment, Subject};
@@ -212,6 +212,13 @@ fn look(file: &Path, arguments: &Arguments, emperor: Option<&mut Settings>) -> R
     let place = Place { directory: &directory, name: &name, owner: arguments.uid };
     let drawn = plan::draw(&checked.config, &place, settings, &base, &commands);
     let sockets = sockets::look(&mut checked, &directory, arguments.uid);
+    let left_out = drawn.as_ref().map_or(&[][..], |drawn| &drawn.terms.left_out);
+    checked.problems.extend(left_out.iter().map(|line| Problem {
+        severity: Severity::Note,
+        origin: Origin::default(),
+        message: line.clone(),
+        remedy: None,
+    }));
     let program = match &drawn {
         Ok(drawn) => drawn.terms.program.as_ref().map(|program| shown(&program.words)),
         Err(_) => checked.config.string("command").map(|words| lossy(words.value)),

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -81,8 +82,10 @@ pub struct SocketRecord {
     pub id: u64,
 }
 
-/// More sockets than this a tenant cannot have: each is a descriptor of ours, and others need some too.
-const MOST_OF_A_TENANT: usize = 1024;
+/// A tenant's sockets take no more than this part of our descriptors: others need some too.
+const PART_OF_A_TENANT: u64 = 4;
+/// So many he may have in any case.
+const LEAST_OF_A_TENANT: u64 = 64;
 /// The longest queue that the kernel keeps.
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 
@@ -399,11 +402,17 @@ impl Socket {
 }
 
 impl Shares {
-    fn take(&mut self, tenant: Option<Owner>) -> Result<Option<Arc<()>>, String> {
+    pub(super) fn take(&mut self, tenant: Option<Owner>) -> Result<Option<Arc<()>>, String> {
         let Some((uid, _)) = tenant else { return Ok(None) };
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let most =
+            usize::try_from((descriptors / PART_OF_A_TENANT).max(LEAST_OF_A_TENANT)).unwrap_or(usize::MAX);
         let of_his = self.0.entry(uid).or_default();
-        if Arc::strong_count(of_his) > MOST_OF_A_TENANT {
-            return Err(format!("user {uid} has {MOST_OF_A_TENANT} sockets already; remove some"));
+        if Arc::strong_count(of_his) > most {
+            return Err(format!(
+                "user {uid} has {most} sockets already, a quarter of the descriptors of the emperor (RLIMIT_NOFILE); remove \
+                 some of them, or raise that limit"
+            ));
         }
         Ok(Some(Arc::clone(of_his)))
     }

@@ -260,6 +260,14 @@ pub struct FileRecord {
     stays: bool,
 }
 
+impl FileRecord {
+    /// The user and the group with whose rights it was made.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Its server is ending, and can do nothing about a directory that has become read-only.

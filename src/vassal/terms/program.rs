@@ -143,7 +143,11 @@ impl Program {
     pub fn left_out(asked: Asked<'_>) -> Vec<String> {
         let ignored = asked.0.applied().filter(|(option, _)| !is_honoured(option.canonical()));
         let line = |(option, pair): (&Opt, &crate::config::Pair)| {
-            format!("{}: {} means nothing to `command`, and is left out", pair.origin(), option.name)
+            let instead = match option.canonical().name {
+                "udp" => ": what is held here are listening streams; let the program bind it",
+                _ => "",
+            };
+            format!("{}: {} means nothing to `command`, and is left out{instead}", pair.origin(), option.name)
         };
         ignored.map(line).collect()
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -77,6 +78,8 @@ pub(super) struct Waiting {
     alarms: u8,
     /// What tells of that; none yet, or no more.
     watch: Option<WatchDescriptor>,
+    /// One of those that its tenant may have.
+    share: Option<Arc<()>>,
 }
 
 /// What a vassal's own file says of its socket.
@@ -103,6 +106,7 @@ impl Waiting {
             passes: false,
             alarms: 0,
             watch: None,
+            share: None,
         })
     }
 
@@ -293,11 +297,17 @@ impl Hands {
         if let (Some(_), Err(why)) = (owner, address.permits_tenant(&Manner::default())) {
             return self.refuse(key, vassal, &format!("{by}: {address}: {why}"));
         }
+        let share = match self.shares.take(owner) {
+            Ok(share) => share,
+            Err(why) => return self.refuse(key, vassal, &format!("{by}: {address}: {why}")),
+        };
         let own = self.cede_socket(key, address).map(Ok);
         match own.unwrap_or_else(|| address.bind(self.launch.on_demand.backlog, MODE, owner)) {
             Ok(listener) => {
                 detected(vassal, address);
-                self.slot(key).waiting = Some(Waiting::new(listener, text));
+                let mut waiting = Waiting::new(listener, text);
+                waiting.share = share;
+                self.slot(key).waiting = Some(waiting);
                 self.is_provided(key);
                 self.watch_files(key);
                 Event::Admitted(key, true)
@@ -328,6 +338,7 @@ impl Hands {
         let listener = Listener { file: file.map(SocketFile::of_record), socket };
         let mut waiting = Waiting::new(listener, address);
         waiting.is_new = false; // nobody has looked after its file meanwhile
+        waiting.share = self.shares.take(file.and_then(FileRecord::owner)).ok().flatten(); // it was counted before
         self.slot(key).waiting = Some(waiting);
         self.watch_files(key);
     }

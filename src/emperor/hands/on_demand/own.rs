@@ -80,6 +80,7 @@ impl Hands {
         if owner.is_some() {
             address.permits_tenant(manner).map_err(|why| format!("{address}: {why}"))?;
         }
+        let share = self.shares.take(owner).map_err(|why| format!("{address}: {why}"))?;
         let listener = address.bind_in(manner, owner).map_err(|cause| {
             let help = self.obstructed(key, court, address, &cause, owner);
             format!("{option} = {address}: {cause}{help}")
@@ -93,6 +94,7 @@ impl Hands {
         };
         let mut waiting = Waiting::new(listener, &text);
         waiting.is_named(vassal.identity.mtime_ns, option, manner, passes);
+        waiting.share = share;
         self.slot(key).waiting = Some(waiting);
         self.watch_files(key);
         self.is_provided(key);
