@@ -1,6 +1,7 @@
 //! Tyrant mode: a tenant's address gets him no more than he has. All of it needs root.
 
 use super::*;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -131,6 +132,76 @@ fn root_a_tenant_with_very_many_sockets_has_a_quarter_of_the_emperors_descriptor
     let is_another = || (made() == 100 && !alice.join(format!("{gone}.sock")).exists()).then_some(());
     assert_eq!(poll(PATIENCE, is_another), Some(()), "{}", emperor.log());
     emperor.stop(&bed);
+}
+
+/// Her directory is another's from one moment to the next, while sockets are made, examined, given a mode and removed in it.
+#[test]
+fn root_a_directory_that_is_swapped_for_anothers_all_the_time_gets_a_tenant_nothing_in_there() {
+    if !support::root() {
+        return;
+    }
+    let bed = Bed::new();
+    let (alice, bob) = (home(&bed, "alice", ALICE), home(&bed, "bob", BOB));
+    fs::set_permissions(&bob, Permissions::from_mode(0o755)).expect("a mode");
+    let (there, other) = (alice.join("there"), alice.join("other"));
+    fs::create_dir(&there).expect("a directory");
+    own(&there, ALICE);
+    symlink(&bob, &other).expect("a link");
+    own(&other, ALICE);
+    let mut stale = Vec::new();
+    for number in 0..20 {
+        let name = format!("{number}.sock");
+        let path = bob.join(&name);
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket")); // served by nobody
+        own(&path, BOB);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
+        stale.push(path);
+        let text = there.join(&name).display().to_string();
+        match number % 2 {
+            0 => tenant(&bed, &format!("{number}.ini"), ALICE, &text),
+            _ => {
+                let lines = format!("socket = {text}\nchmod-socket = 666\nchown-socket = {ALICE}\n");
+                let file = bed.write("fresh", format!("[uwsgi]\nmaster = true\non-demand = true\n{lines}"));
+                own(&file, ALICE);
+                fs::rename(file, bed.path(format!("v/{number}.ini"))).expect("a rename");
+            }
+        }
+    }
+    let before: Vec<_> = stale.iter().map(|path| fs::symlink_metadata(path).expect("a socket")).collect();
+    let emperor = tyrant(&bed).opt("emperor-throttle", "0").start();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while std::time::Instant::now() < end {
+                renameat2(AT_FDCWD, &there, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE)
+                    .expect("an exchange");
+            }
+        });
+        while std::time::Instant::now() < end {
+            for number in 0..20 {
+                // Only hers: in the other state of things this is bob's, and root would remove it.
+                for directory in [&there, &other] {
+                    let real = directory.symlink_metadata().is_ok_and(|it| it.is_dir());
+                    let open = real.then(|| fs::File::open(directory).ok()).flatten();
+                    let hers = open.filter(|it| it.metadata().is_ok_and(|it| it.uid() == ALICE));
+                    let name = format!("{number}.sock");
+                    hers.map(|hers| {
+                        nix::unistd::unlinkat(&hers, name.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir)
+                    });
+                }
+            }
+            emperor.nudge();
+        }
+    });
+    for (path, before) in stale.iter().zip(&before) {
+        let now = fs::symlink_metadata(path).expect("his socket is still there");
+        let facts = |it: &fs::Metadata| (it.ino(), it.uid(), it.gid(), it.mode(), it.ctime_nsec());
+        assert_eq!(facts(&now), facts(before), "{}", path.display());
+    }
+    assert_eq!(fs::read_dir(&bob).expect("a directory").count(), 20, "nothing was made there");
+    assert!(!emperor.lines("is made anew").is_empty(), "it was busy with them\n{}", emperor.log());
+    emperor.stop(&bed);
+    assert_eq!(fs::read_dir(&bob).expect("a directory").count(), 20, "nothing was removed there");
 }
 
 #[test]
