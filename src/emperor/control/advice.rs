@@ -69,6 +69,32 @@ const SIGNS: &[Sign] = &[
                  choose another address in the file",
     },
     Sign {
+        words: &["make its directory"],
+        also_output: false,
+        advice: "the directory of its socket is missing: make it, which is noticed at once, or name another path",
+    },
+    Sign {
+        words: &["a file that is no socket is in the way"],
+        also_output: false,
+        advice: "a file is where its socket is to be: remove it, which is noticed at once, or name another path",
+    },
+    Sign {
+        words: &[
+            "the address is empty",
+            "holds a NUL byte",
+            "no port between 0 and 65535",
+            "stands in brackets",
+            "no IPv6 address",
+            "is no IP address",
+            "no IPv4 address is known",
+            "choose a shorter one",
+            "no interface of this machine has it",
+            "may not have a port below",
+        ],
+        also_output: false,
+        advice: "the address of its socket cannot be had: mend it in the line named above, and look at it by `emperor check FILE`",
+    },
+    Sign {
         words: &["must not belong to root", "neither may be 0", "belongs to root"],
         also_output: false,
         advice: "in tyrant mode a vassal runs as the owner of its file: `chown USER:GROUP` the file",
@@ -195,6 +221,23 @@ mod tests {
         assert!(advised(ended, &[], &denied).contains("namei -l"));
         let memory = "killed by the kernel: out of memory (memory-max 64M); starts again in 1.0 s";
         assert!(advised(memory, &[], &module).contains("raise memory-max"));
+        for (cause, wanted) in [
+            (
+                "a.ini:3: socket: `::1:80`: an IPv6 address stands in brackets; write `[::1]:80`",
+                "mend it in the line",
+            ),
+            (
+                "socket = /no/a: No such file or directory (os error 2); make its directory",
+                "make it, which is noticed",
+            ),
+            (
+                "socket = /a: a file that is no socket is in the way; remove that file",
+                "remove it, which is noticed",
+            ),
+            ("socket = /a: Permission denied (os error 13); user 7 must be allowed to make it", "namei -l"),
+        ] {
+            assert!(advised(cause, &[], &[]).contains(wanted), "{cause}: {}", advised(cause, &[], &[]));
+        }
         let broken = ["perhaps for this: a.ini:3: unknown option"];
         assert!(advised(ended, &broken, &[]).contains("emperor check '/v/a b.ini'"));
         assert!(advised(ended, &[], &["hm"]).contains("read its last lines"));

@@ -196,7 +196,9 @@ impl Hands {
             })
         });
         if is_gone.unwrap_or(false) {
-            self.late.push(Event::Unobstructed(key)); // while we came to watch it
+            // While we came to watch it.
+            self.late.push(Event::Unobstructed(key));
+            self.files_may_have_changed(key);
         }
     }
 

@@ -46,6 +46,11 @@ impl Hands {
         !(self.watches.fresh.is_empty() && self.watches.missed.is_empty())
     }
 
+    /// What was done to a vassal's files may have been missed.
+    pub(in crate::emperor::hands) fn files_may_have_changed(&mut self, key: Key) {
+        self.watches.missed.push(key);
+    }
+
     /// Watches them.
     pub(in crate::emperor::hands) fn watch_fresh_files(&mut self, court: &Court) {
         for key in std::mem::take(&mut self.watches.fresh) {
