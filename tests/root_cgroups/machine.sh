@@ -53,6 +53,15 @@ until_ '[ "$(cat $top/limits.ini/memory.max)" = 62914560 ]'; say $? "a changed f
 [ "$(cat $top/limits.ini/cpu.weight)" = 100 ] && [ "$(cat $top/limits.ini/pids.max)" = 30 ]; say $? "also those that it names no more"
 [ "$(head -n 1 $top/limits.ini/cgroup.procs)" = "$before" ]; say $? "without a restart"
 
+roll="command = /bin/sleep 1000\ntouch-reload-mode = rolling"
+put roll.ini "$roll\nmemory-max = 50M"
+until_ 'grep -q . $top/roll.ini/cgroup.procs 2>/dev/null'; former=$(cat $top/roll.ini/cgroup.procs)
+put roll.ini "$roll\nmemory-max = 60M"
+until_ 'cat $top/roll.ini*/cgroup.procs | grep -q . && ! cat $top/roll.ini*/cgroup.procs | grep -qx $former'; say $? "who takes another's place by rolling is alone in the end"
+[ "$(cat $top/roll.ini*/cgroup.procs | wc -l) $(cat $top/roll.ini*/memory.max)" = "1 62914560" ]; say $? "in one group, with the limits of its own file"
+rm $v/roll.ini
+until_ '[ -z "$(ls -d $top/roll.ini* 2>/dev/null)" ]'; say $? "which goes with it"
+
 put daemon.ini ""
 until_ '[ -s /job/stray ]'; stray=$(cat /job/stray)
 grep -qx $stray $top/daemon.ini/cgroup.procs; say $? "a daemon that was forked twice is in the group"

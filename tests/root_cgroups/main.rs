@@ -177,7 +177,7 @@ fn root_every_controller_of_version_2_bites_and_is_told() {
     let text = String::from_utf8_lossy(&run.stdout);
     let passed = text.lines().filter(|line| line.starts_with("PASS ")).count();
     assert!(
-        run.status.success() && passed == 30,
+        run.status.success() && passed == 33,
         "{passed} passed\n{text}{}",
         String::from_utf8_lossy(&run.stderr)
     );
