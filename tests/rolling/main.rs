@@ -297,6 +297,24 @@ fn one_that_cannot_start_takes_nobodys_place_and_says_why() {
 }
 
 #[test]
+fn why_names_the_line_for_which_the_new_one_does_not_start() {
+    let Some(stage) = Stage::new(Kind::Ours, Server::Uwsgi, &[]) else { return };
+    let lines = "touch-reload-mode = rolling\n";
+    stage.write(1, lines);
+    let first = stage.up();
+    stage.write(2, &format!("{lines}strict = true\nproceses = 4\n"));
+    stage.emperor.wait_log("the rolling reload of vassal app.ini has failed");
+    let why = String::from_utf8_lossy(&stage.client(&["why", "app.ini"]).stdout).into_owned();
+    for part in
+        ["perhaps for this: app.ini:12", "proceses (write `processes`)", "uWSGI refuses its configuration"]
+    {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    assert_eq!(stage.pid("app.ini"), Some(first));
+    stage.emperor.stop(&stage.bed);
+}
+
+#[test]
 fn by_hand_where_two_can_serve_at_once_and_otherwise_it_is_said_how() {
     let Some(stage) = Stage::new(Kind::Ours, Server::Uwsgi, &[]) else { return };
     stage.write(1, "");

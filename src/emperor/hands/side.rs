@@ -231,6 +231,18 @@ impl Hands {
         }
     }
 
+    /// What the engine would end with when it reads a vassal's file, where we may read that.
+    pub(super) fn fault_of(&self, vassal: &Vassal) -> Option<String> {
+        if self.launch.confinement.tyrant.is_some() || !self.launch.engine.reads_uwsgi_files() {
+            return None;
+        }
+        let place = self.launch.places.get(usize::from(vassal.source.0))?;
+        let arguments = self.launch.templates.arguments(self.launch.subject(vassal));
+        let environment = self.launch.environment.of(false, None);
+        let problem = judge::fault(place.path(), &arguments, &environment, self.text_of(vassal))?;
+        Some(judge::line(&problem))
+    }
+
     /// Says what is wrong with the file of a vassal that has failed for the first time, where we may read it.
     pub(super) fn suspect(&self, vassal: &Vassal) {
         let may_read = self.launch.confinement.tyrant.is_none() && !super::life::is_program(vassal);

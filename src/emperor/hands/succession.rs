@@ -23,6 +23,8 @@ impl Hands {
             _ => others(),
         };
         let Err(why) = outcome else { return None };
+        // A file that cannot be read names no sockets, and that is not what is wrong with it.
+        let why = self.fault_of(vassal).unwrap_or(why);
         self.hinder(key, vassal, why);
         Some(Event::NotStarted(key, false))
     }
