@@ -285,11 +285,13 @@ impl Said {
         complain(problem);
     }
 
-    fn end(self, json: bool) -> Result<u8, Unreachable> {
+    fn end(mut self, json: bool) -> Result<u8, Unreachable> {
         let text = if json {
             self.documents.iter().flat_map(|reply| reply.body.iter().copied()).collect()
         } else {
             let screen = Screen::here();
+            // What belongs to a vassal has its name before the colon.
+            self.vassals.sort_by_cached_key(Vassal::name);
             table(&self.vassals, epoch_seconds(), screen).into_bytes()
         };
         if let Err(error) = print(&text) {

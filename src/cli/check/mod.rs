@@ -14,6 +14,7 @@ mod sockets;
 
 use super::Failure;
 use crate::config::check::{self, Checked, Problem, Severity};
+use crate::config::options::{Kind, Opt};
 use crate::config::{Config, Limits, Loader, Machine, Mode, Origin, lossy, report};
 use crate::emperor::forward::wish;
 use crate::emperor::hands::agree::{self, Found};
@@ -317,15 +318,19 @@ impl Seen {
 
 /// `KEY = VALUE` of each option, as it is applied, and where it stands.
 fn settings(config: &Config) -> impl Iterator<Item = (String, String)> {
-    config.applied().filter(|(option, _)| !option.immediate || option.name == "listen").map(
-        |(option, pair)| {
-            let setting = match pair.value() {
-                Some(value) if !value.is_empty() => format!("{} = {}", option.name, lossy(value)),
-                _ => option.name.to_owned(),
-            };
-            (setting, pair.origin().to_string())
-        },
-    )
+    config.applied().filter(|(option, _)| is_setting(option)).map(|(option, pair)| {
+        let setting = match pair.value() {
+            Some(value) if !value.is_empty() => format!("{} = {}", option.name, lossy(value)),
+            _ => option.name.to_owned(),
+        };
+        (setting, pair.origin().to_string())
+    })
+}
+
+/// Most of what is obeyed while the file is read, such as a loop, says how to read it and sets nothing.
+fn is_setting(option: &Opt) -> bool {
+    use Kind::{Group, Int, PluginList, Umask, User};
+    !option.immediate || matches!(option.kind, Group | Int | PluginList | Umask | User)
 }
 
 impl Launch {
