@@ -22,11 +22,11 @@ impl Address {
     /// # Errors
     /// The reason, and what to do.
     pub fn permits_tenant(&self, manner: &Manner) -> Result<(), String> {
-        let free = first_free_port();
-        if let Self::Tcp(tcp) = self
-            && (1..free).contains(&tcp.port())
-        {
-            return Err(format!("a tenant may not have a port below {free}; choose another"));
+        if let Self::Tcp(tcp) = self {
+            let free = first_free_port();
+            if (1..free).contains(&tcp.port()) {
+                return Err(format!("a tenant may not have a port below {free}; choose another"));
+            }
         }
         if manner.reuse_port {
             let why = "reuse-port would let one tenant have the connections of another; take that line out";

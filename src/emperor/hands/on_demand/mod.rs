@@ -294,7 +294,9 @@ impl Hands {
     fn bind_to(&mut self, key: Key, court: &Court, address: &Address, text: &str, by: &str) -> Event {
         let Some(vassal) = court.get(key) else { return Event::NotBound(key) };
         let owner = self.socket_owner(vassal);
-        if let (Some(_), Err(why)) = (owner, address.permits_tenant(&Manner::default())) {
+        if owner.is_some()
+            && let Err(why) = address.permits_tenant(&Manner::default())
+        {
             return self.refuse(key, vassal, &format!("{by}: {address}: {why}"));
         }
         let share = match self.shares.take(owner) {
