@@ -13,7 +13,7 @@ mod places;
 mod stages;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::emperor::{Builder, Emperor, Kind};
+use support::served::free_port;
 use support::tools::on_path;
 use support::{Bed, PATIENCE, poll};
 
@@ -170,12 +171,6 @@ impl Stage {
     fn fail(&self, what: &str) -> ! {
         panic!("{what}: {:#?}\n{}\n{}", self.rows(), self.emperor.log(), self.bed.report())
     }
-}
-
-/// A port that nobody has at the moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// How often it is reloaded: a few times, or as often as is asked for.
