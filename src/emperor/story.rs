@@ -1,8 +1,8 @@
 //! What has happened to the vassals: the newest events, in one store that is bounded in all.
 //!
 //! It stands beside the court, and costs a vassal that is well next to nothing: what is usual (it was found, started, is
-//! ready) and what is trouble have a shelf each, so that a thousand vassals that start do not push out why one has
-//! failed. Of each vassal the newest events are kept, whatever the others do.
+//! ready) and what is trouble have a ring each, so that a thousand vassals that start do not push out why one has
+//! failed. In both together no vassal has more than `MOST_OF_ONE`.
 //!
 //! Callers: the hands and the loop. Whoever follows reads from a bounded channel; one who is too slow is cut off.
 
@@ -142,13 +142,13 @@ pub type Follower = broadcast::Receiver<Arc<Line>>;
 
 /// The store.
 #[derive(Debug)]
-pub struct Story(RefCell<Shelves>);
+pub struct Story(RefCell<Rings>);
 
 #[derive(Debug)]
-struct Shelves {
+struct Rings {
     last: u64,
-    usual: Shelf,
-    trouble: Shelf,
+    usual: Ring,
+    trouble: Ring,
     /// How many events there are of each group of names. A vassal that has more than it may is in a group that has, and
     /// only then all events are looked through: no vassal costs anything but its events.
     counts: Vec<u16>,
@@ -157,15 +157,15 @@ struct Shelves {
 }
 
 /// Events with their numbers, which rise.
-type Shelf = VecDeque<(u64, Happening)>;
+type Ring = VecDeque<(u64, Happening)>;
 
 impl Default for Story {
     fn default() -> Self {
         let (followers, _) = broadcast::channel(MOST_BEHIND);
-        Self(RefCell::new(Shelves {
+        Self(RefCell::new(Rings {
             last: 0,
-            usual: Shelf::new(),
-            trouble: Shelf::new(),
+            usual: Ring::new(),
+            trouble: Ring::new(),
             counts: vec![0; GROUPS],
             groups: RandomState::new(),
             followers,
@@ -208,8 +208,8 @@ impl Story {
     /// All events that somebody may see, one JSON object a line, oldest first.
     #[must_use]
     pub fn lines(&self, may: impl Fn(u32) -> bool) -> Vec<u8> {
-        let shelves = self.0.borrow();
-        let seen = shelves.all().filter(|(_, happening)| may(happening.owner));
+        let rings = self.0.borrow();
+        let seen = rings.all().filter(|(_, happening)| may(happening.owner));
         seen.flat_map(|(number, happening)| line(*number, happening)).collect()
     }
 
@@ -222,7 +222,7 @@ impl Story {
     /// Everything, for the program that takes this one's place.
     #[must_use]
     pub fn records(&self) -> Vec<HappeningRecord> {
-        let shelves = self.0.borrow();
+        let rings = self.0.borrow();
         let record = |(number, it): &(u64, Happening)| HappeningRecord {
             number: *number,
             at_ms: it.at_ms,
@@ -233,23 +233,23 @@ impl Story {
             log_at: it.log_at,
             text: it.text.clone().into_owned(),
         };
-        shelves.all().map(record).collect()
+        rings.all().map(record).collect()
     }
 
     /// What the program before this one has recorded. Before anything happens.
     pub fn restore(&self, records: Vec<HappeningRecord>) {
-        let mut shelves = self.0.borrow_mut();
+        let mut rings = self.0.borrow_mut();
         for record in records {
             let HappeningRecord { number, at_ms, owner, kind, id, pid, log_at, text } = record;
             let Some(name) = unescape(&id) else { continue };
-            shelves.last = shelves.last.max(number.saturating_sub(1));
+            rings.last = rings.last.max(number.saturating_sub(1));
             let (name, text) = (VassalName::new(&name), shortened(text.into()));
-            shelves.put(Happening { at_ms, owner, kind, name, pid, log_at, text });
+            rings.put(Happening { at_ms, owner, kind, name, pid, log_at, text });
         }
     }
 }
 
-impl Shelves {
+impl Rings {
     /// All events, oldest first.
     fn all(&self) -> impl Iterator<Item = &(u64, Happening)> {
         let (mut usual, mut trouble) = (self.usual.iter().peekable(), self.trouble.iter().peekable());
@@ -265,7 +265,7 @@ impl Shelves {
         self.all().filter(move |(_, happening)| happening.name == *name)
     }
 
-    fn shelf(&mut self, kind: Kind) -> (&mut Shelf, usize) {
+    fn ring(&mut self, kind: Kind) -> (&mut Ring, usize) {
         match kind.is_trouble() {
             true => (&mut self.trouble, MOST_TROUBLE),
             false => (&mut self.usual, MOST_USUAL),
@@ -292,10 +292,10 @@ impl Shelves {
         if usize::from(*count) > MOST_OF_ONE {
             self.thin_out(&happening.name);
         }
-        let (shelf, most) = self.shelf(happening.kind);
-        shelf.push_back((number, happening));
-        if shelf.len() > most
-            && let Some((_, happening)) = shelf.pop_front()
+        let (ring, most) = self.ring(happening.kind);
+        ring.push_back((number, happening));
+        if ring.len() > most
+            && let Some((_, happening)) = ring.pop_front()
         {
             *self.count(&happening.name) -= 1;
         }
@@ -310,9 +310,9 @@ impl Shelves {
         let last = |wanted| all.iter().rev().find(|(_, kind)| *kind == wanted);
         let begins = [Kind::File, Kind::Warning, Kind::Operated].map(last);
         let Some(&(oldest, kind)) = all.iter().find(|it| !begins.contains(&Some(it))) else { return };
-        let (shelf, _) = self.shelf(kind);
-        if let Ok(at) = shelf.binary_search_by_key(&oldest, |(number, _)| *number) {
-            shelf.remove(at);
+        let (ring, _) = self.ring(kind);
+        if let Ok(at) = ring.binary_search_by_key(&oldest, |(number, _)| *number) {
+            ring.remove(at);
             *self.count(name) -= 1;
         }
     }
@@ -415,11 +415,11 @@ mod tests {
             story.note(&name(&format!("bad{number}")), 7, Kind::Failed, "x".repeat(5000));
         }
         assert!(texts(&story, "bad").is_empty());
-        let shelves = story.0.borrow();
-        assert_eq!((shelves.usual.len(), shelves.trouble.len()), (MOST_USUAL, MOST_TROUBLE));
-        let counted: usize = shelves.counts.iter().map(|count| usize::from(*count)).sum();
+        let rings = story.0.borrow();
+        assert_eq!((rings.usual.len(), rings.trouble.len()), (MOST_USUAL, MOST_TROUBLE));
+        let counted: usize = rings.counts.iter().map(|count| usize::from(*count)).sum();
         assert_eq!(counted, MOST_USUAL + MOST_TROUBLE, "nothing is left of those who are pushed out");
-        assert!(shelves.trouble.iter().all(|(_, it)| it.text.len() <= MOST_TEXT + "…".len()));
+        assert!(rings.trouble.iter().all(|(_, it)| it.text.len() <= MOST_TEXT + "…".len()));
     }
 
     #[test]
