@@ -105,7 +105,9 @@ fn a_policy_that_changes_is_read_again_at_once_and_a_broken_one_changes_nothing(
     bed.write("v/a.ini", format!("[uwsgi]\ncommand = {TELL}\n"));
     told(&bed, "v/told");
     fs::write(&policy, "[default]\nsandbox = tight\n").expect("a policy");
-    emperor.wait_log("`none`, `standard` or `strict` is wanted; what it said before stays in force");
+    emperor.wait_log(
+        "`none`, `standard` or `strict` is wanted; this is `tight`; what it said before stays in force",
+    );
     fs::write(&policy, "[default]\nsandbox = none\n[vassal x*]\nsandbox = strict\n").expect("a policy");
     emperor.wait_log("is read again; it counts from the next start on");
     emperor.stop(&bed);

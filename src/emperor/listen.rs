@@ -22,6 +22,8 @@ use tokio::time::timeout;
 const CLIENTS: u32 = 64;
 /// A client's share of memory, bytes.
 const SHARE: usize = 1 << 20;
+/// How long the first line of a request may be, bytes.
+const LONGEST_LINE: usize = 8192;
 /// What is written in one go: microseconds of the loop's thread.
 const PIECE: usize = 64 << 10;
 /// Who reads slower than so many bytes a second, all in all, loses the rest.
@@ -233,7 +235,7 @@ impl Visitor {
     ) {
         let path = match self.http {
             false => Some("/".into()),
-            true => timeout(self.patience, self.request()).await.ok().flatten().map(|head| path_of(&head)),
+            true => timeout(self.patience, self.line()).await.ok().flatten().map(|line| path_of(&line)),
         };
         let Some(path) = path else { return };
         let is_all = path == "/";
@@ -259,6 +261,15 @@ impl Visitor {
             Ok(Ok(count @ 1..)) => Some(request[..count].to_vec()),
             _ => None,
         }
+    }
+
+    /// The first line of a request, which may come in pieces, and what came with it.
+    async fn line(&mut self) -> Option<Vec<u8>> {
+        let mut request = Vec::new();
+        while !request.contains(&b'\n') && request.len() < LONGEST_LINE {
+            request.extend(self.request().await?);
+        }
+        Some(request)
     }
 
     async fn say(&mut self, header: &[u8]) -> bool {
@@ -426,6 +437,27 @@ mod tests {
             assert!(timeout(Duration::from_millis(50), server.accept()).await.is_err());
             drop(first);
             assert!(timeout(Duration::from_secs(5), server.accept()).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_request_in_pieces_is_read_to_the_end_of_its_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        futures(async {
+            let http = Options { http: true, ..options(path.display().to_string()) };
+            let server = Server::bind(http).unwrap();
+            let client = std::thread::spawn(move || {
+                let mut stream = UnixStream::connect(path).unwrap();
+                for piece in ["GET ", "/a", ".ini HTTP/1.0\r", "\n\r\n"] {
+                    stream.write_all(piece.as_bytes()).unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                read_all(stream)
+            });
+            let wanted = |path: String| async move { (StatusCode::OK, path.into_bytes()) };
+            server.accept().await.converse(wanted).await;
+            assert!(client.join().unwrap().ends_with(b"\r\n\r\n/a.ini"));
         });
     }
 
