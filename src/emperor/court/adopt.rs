@@ -506,6 +506,7 @@ mod tests {
         let zerg = stage.court.zergs_of(a)[0];
         stage.start(zerg);
         stage.say(zerg, Word::Loyal);
+        stage.pass(ms(250));
         let (mut next, _) = succeed(&stage, Policy::default(), Adoption { source: None, ..HERE });
         let [a, b] = ["a", "b"].map(|text| next.key(text));
         assert_eq!(next.file("b", version(1)), [Action::Reload { key: b, changed: true }]);

@@ -23,19 +23,31 @@ impl Court {
         }
     }
 
-    /// One that has never spoken the protocol is sent SIGTERM besides.
     pub(super) fn order_to_stop(&mut self, key: Key, then: Then, now: Now) {
         self.release(key);
         self.thaw(key);
         self.say(key, What::Stop);
-        let signal = self.manner(key).and_then(|manner| manner.stop);
-        let gently = self.policy.graceful || self.retiring.contains(&key);
-        let order = if gently { Order::StopGracefully } else { Order::Stop };
         let vassal = &mut self.vassals[key];
         vassal.state = State::Stopping(then);
         vassal.instance.cursed = now.epoch;
-        let mute = !vassal.instance.spoke;
-        match signal {
+        match vassal.stop_from(now) {
+            from if from > now.micros => {
+                vassal.instance.untold = true;
+                self.set_deadline(key, from);
+            }
+            _ => self.tell_to_stop(key, now),
+        }
+        self.dismiss_zergs(key, now);
+    }
+
+    /// One that has never spoken the protocol is sent SIGTERM besides.
+    fn tell_to_stop(&mut self, key: Key, now: Now) {
+        let gently = self.policy.graceful || self.retiring.contains(&key);
+        let order = if gently { Order::StopGracefully } else { Order::Stop };
+        let instance = &mut self.vassals[key].instance;
+        instance.untold = false;
+        let mute = !instance.spoke;
+        match self.manner(key).and_then(|manner| manner.stop) {
             Some(number) => self.signal(key, Signal::Agreed(number)),
             None => {
                 self.out.push(Action::Stop(key, order));
@@ -45,7 +57,6 @@ impl Court {
             }
         }
         self.set_deadline(key, now.after(self.stop_timeout(key)));
-        self.dismiss_zergs(key, now);
     }
 
     pub(super) fn link_closed(&mut self, key: Key, now: Now) {
@@ -77,6 +88,7 @@ impl Court {
             State::Paused => self.resume(key, now),
             State::Up => self.due_while_up(key, now),
             State::Cursed => self.kill_late(key, self.policy.curse_tolerance, now),
+            State::Stopping(_) if self.vassals[key].instance.untold => self.tell_to_stop(key, now),
             State::Stopping(_) => self.kill_late(key, self.stop_timeout(key), now),
             State::Admitting => {
                 self.vassals[key].deadline = 0;
@@ -142,6 +154,41 @@ mod tests {
             let (mute, up) = (stage.mute("mute"), stage.up("up"));
             assert_eq!(stage.gone("mute"), [Action::Stop(mute, order), Action::Signal(mute, Signal::Term)]);
             assert_eq!(stage.gone("up"), [Action::Stop(up, order)]);
+        }
+    }
+
+    #[test]
+    fn one_whose_workers_begin_is_told_to_stop_when_they_hear_it() {
+        let stop = |a| [Action::Stop(a, Order::Stop)];
+        // It has just begun to accept.
+        let mut stage = Stage::new(Policy { stop_timeout: s(5), ..Policy::default() });
+        let a = stage.up("a");
+        stage.say(a, Word::Loyal);
+        assert_eq!(stage.file("a", version(2)), [Action::Reload { key: a, changed: true }]);
+        stage.say(a, Word::Accepting);
+        stage.on(Event::Unread(a, false));
+        stage.pass(ms(100));
+        assert_eq!((stage.gone("a"), stage.pass(ms(149))), (vec![], vec![]));
+        assert_eq!(stage.pass(ms(1)), stop(a));
+        assert_eq!(stage.pass(s(5)), [Action::Signal(a, Signal::Kill)], "its time begins when it is told");
+        // It reloads, and comes back or does not.
+        for back in [true, false] {
+            let mut stage = Stage::new(Policy::default());
+            let a = stage.loyal("a");
+            stage.file("a", version(2));
+            stage.say(a, Word::Accepting);
+            stage.on(Event::Unread(a, false));
+            stage.pass(s(1));
+            stage.file("a", version(3));
+            stage.pass(s(1));
+            assert_eq!(stage.gone("a"), []);
+            if back {
+                assert_eq!((stage.say(a, Word::Accepting), stage.pass(ms(249))), (vec![], vec![]));
+                assert_eq!(stage.pass(ms(1)), stop(a));
+            } else {
+                assert_eq!((stage.pass(ms(1_999)), stage.pass(ms(1))), (vec![], stop(a).into()));
+            }
+            assert_eq!(stage.die(a), [Action::Ended(name("a")), Action::Forget(a, name("a"))]);
         }
     }
 

@@ -469,6 +469,7 @@ mod tests {
         let by_bytes = Manner { stop_timeout: Some(s(2)), ..Manner::default() };
         let (mut stage, a) = program(by_bytes);
         stage.say(a, Word::Loyal);
+        stage.pass(ms(250));
         assert_eq!(stage.gone("a"), [Action::Stop(a, Order::Stop)]);
         assert_eq!(stage.pass(s(2)), [Action::Signal(a, Signal::Kill)]);
     }

@@ -346,7 +346,7 @@ mod tests {
         let tells = |key| Action::Reload { key, changed: false };
         assert_eq!(stage.wants(a, Wish::Reload), [tells(zerg), tells(a)]);
         assert!(stage.court.permits(zerg, Wish::Stop).is_err());
-        stage.pass(s(1));
+        stage.pass(s(3));
         assert_eq!(
             stage.wants(a, Wish::Restart),
             [Action::Stop(a, Order::Stop), Action::Stop(zerg, Order::Stop)]

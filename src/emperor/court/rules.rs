@@ -1,7 +1,7 @@
 //! The life of one vassal: how it starts, what it says, and what follows from its death.
 
 use super::failures::Penalty;
-use super::vassal::{Rest, State, Then};
+use super::vassal::{Instance, Rest, State, Then};
 use super::{Action, Court, Key, Now, Reign, Signal, What, Word};
 use std::time::Duration;
 
@@ -137,6 +137,10 @@ impl Court {
     pub(super) fn said(&mut self, key: Key, word: Word, now: Now) {
         let is_followed = self.successor_of(key).is_some();
         let vassal = &mut self.vassals[key];
+        if vassal.instance.untold && word == Word::Accepting {
+            let from = now.after(Instance::ANSWERED_GAP).min(vassal.deadline);
+            return self.set_deadline(key, from); // it has come back, and can soon hear that it is to stop
+        }
         if vassal.state != State::Up || !vassal.is_alive() {
             return; // it is on its way out, and nothing it says changes that
         }

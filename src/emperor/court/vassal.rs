@@ -95,6 +95,8 @@ pub struct Instance {
     pub(super) heard: bool,
     /// The file that is there now would not start: the instance runs on with an earlier one.
     pub(super) refused: bool,
+    /// It is to stop, and is told as soon as it can hear that.
+    pub(super) untold: bool,
     /// What `ready` was before it was told to reload.
     pub(super) was_ready: bool,
     /// What `accepting` was before it was told to reload.
@@ -147,7 +149,9 @@ impl Instance {
     /// The same if it has come back in between; and none comes sooner after it has begun to accept. The workers of uWSGI
     /// 2.0.21 miss one that comes within some milliseconds of their start, and go on as they are for
     /// `worker-reload-mercy`.
-    const ANSWERED_GAP: Duration = Duration::from_millis(250);
+    pub(super) const ANSWERED_GAP: Duration = Duration::from_millis(250);
+    /// How long one that reloads is waited for before it is told to stop. It may wait for requests itself.
+    const RELOAD_PATIENCE: Duration = Duration::from_secs(3);
     /// How long one that has yet to say that it accepts is waited for.
     const ACCEPTING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -393,6 +397,18 @@ impl Vassal {
     /// The earliest moment for another reload, microseconds; 0 for any.
     pub(super) fn reload_from(&self) -> u64 {
         self.instance.reload_from(self.is_told())
+    }
+
+    /// The earliest moment for a stop message, microseconds; 0 for any. Workers of uWSGI miss it as they miss a reload.
+    pub(super) fn stop_from(&self, now: Now) -> u64 {
+        let is_signalled = self.course.as_ref().is_some_and(|course| course.manner.stop.is_some());
+        let Instance { spoke, accepting, loyal, reloading, accepted, told, .. } = *self.instance;
+        match (accepting || loyal && !reloading, reloading) {
+            _ if is_signalled || !spoke => 0,
+            (true, _) => accepted.saturating_add(micros(Instance::ANSWERED_GAP)),
+            (false, true) => told.saturating_add(micros(Instance::RELOAD_PATIENCE)),
+            (false, false) => now.after(Instance::ANSWERED_GAP),
+        }
     }
 
     /// The next moment at which something is due; 0 for never.
