@@ -70,7 +70,7 @@ impl Hands {
     /// What is held for a vassal.
     #[must_use]
     pub fn holdings(&self, key: Key) -> Option<Holdings<'_>> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         Some(Holdings {
             link: held.link.as_ref().map(AsFd::as_fd),
             pidfd: held.pidfd.as_ref().map(AsFd::as_fd),
@@ -111,7 +111,7 @@ impl Hands {
             }
             return Err(errno.into());
         }
-        let held = self.slot(key);
+        let held = self.held.slot(key);
         let alive = pidfd.is_some();
         (held.link, held.pidfd, held.reports) = (link, pidfd, reports.map(Box::new));
         held.config = config.map(|(socket, record)| Box::new(ConfigPipe::of(socket, record)));

@@ -127,7 +127,7 @@ fn may_ask_itself(file: &Path) -> bool {
 impl Hands {
     /// What this vassal's file asks for.
     pub(super) fn agree(&mut self, key: Key, vassal: &Vassal) -> Agreement {
-        if self.slot(key).asks_nothing == version(&vassal.identity) && !self.is_unsearched(key, vassal) {
+        if self.held.slot(key).asks_nothing == version(&vassal.identity) && !self.is_unsearched(key, vassal) {
             return Agreement::Nothing;
         }
         match self.look_at_file(key, vassal, false) {
@@ -241,7 +241,7 @@ impl Hands {
     fn settle(&mut self, key: Key, vassal: &Vassal, answer: Answer) -> Agreement {
         match answer {
             Answer::Nothing => {
-                self.slot(key).asks_nothing = version(&vassal.identity);
+                self.held.slot(key).asks_nothing = version(&vassal.identity);
                 Agreement::Nothing
             }
             Answer::NothingNow => Agreement::Nothing,

@@ -133,7 +133,7 @@ impl Hands {
         }
         self.supplies.insert(source, supplies);
         let is_owed = |held: &&super::Held| held.config.as_ref().is_some_and(|pipe| pipe.record.owed);
-        let owed: Vec<Key> = self.held.iter().filter(is_owed).filter_map(|held| held.key).collect();
+        let owed: Vec<Key> = self.held.places().iter().filter(is_owed).filter_map(|held| held.key).collect();
         owed.into_iter().for_each(|key| self.push_config(key, court));
     }
 
@@ -185,7 +185,7 @@ impl Hands {
 
     /// Has the epoll say when more fits, or not any more.
     pub(super) fn watch_config(&mut self, key: Key) {
-        let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
+        let Some(held) = self.held.of_mut(key) else { return };
         let Some(pipe) = held.config.as_mut() else { return };
         let wanted = !pipe.record.unsent.is_empty();
         if wanted == pipe.watched {

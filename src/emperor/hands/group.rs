@@ -116,11 +116,11 @@ impl Hands {
         let scales = self.scale_of(vassal.zerg.map_or(key, |zerg| zerg.base)).is_some();
         let families = self.launch.groups.families || scales;
         let Some((group, entrance)) = self.book.groups.make(member, families, &terms)? else {
-            self.slot(key).group.get_or_insert_default().lacking = true;
+            self.held.slot(key).group.get_or_insert_default().lacking = true;
             return Ok(Entrance::default());
         };
         let before = if families { self.book.groups.troubles(&group) } else { Troubles::default() };
-        let kept = self.slot(key).group.get_or_insert_default();
+        let kept = self.held.slot(key).group.get_or_insert_default();
         let oom_kills = kept.oom_kills;
         **kept = Kept { group: Some(group), share, terms, before, oom_kills, ..Kept::default() };
         Ok(entrance)
@@ -144,7 +144,7 @@ impl Hands {
     }
 
     fn kept(&self, key: Key) -> Option<&Kept> {
-        self.held.get(key.index()).filter(|held| held.key == Some(key))?.group.as_deref()
+        self.held.of(key)?.group.as_deref()
     }
 
     /// Whether a process could not be made because of the limits of the vassal's own group, and not the machine's.
@@ -178,7 +178,7 @@ impl Hands {
     /// Ends all that lives in a vassal's group.
     pub(super) fn kill_group(&mut self, key: Key) {
         let Self { held, book, .. } = self;
-        let held = held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = held.of(key);
         if let Some(group) = held.and_then(|held| held.group.as_ref()?.group.as_ref()) {
             book.groups.kill(group);
         }
@@ -202,7 +202,7 @@ impl Hands {
     /// How the kernel's limits had to do with the end of a vassal, as it stands in the log.
     pub(super) fn limits_told(&mut self, key: Key, ending: Ending) -> Option<String> {
         let Self { held, book, .. } = self;
-        let kept = held.get_mut(key.index()).filter(|held| held.key == Some(key))?.group.as_mut()?;
+        let kept = held.of_mut(key)?.group.as_mut()?;
         let group = kept.group.as_ref()?;
         let troubles = book.groups.troubles(group).since(kept.before);
         kept.oom_kills += troubles.oom_kills;
@@ -231,11 +231,7 @@ impl Hands {
     /// `false` if that comes later.
     pub(super) fn empty_group(&mut self, key: Key, clean: bool) -> bool {
         let Self { held, book, epoll, .. } = self;
-        let Some(kept) = held
-            .get_mut(key.index())
-            .filter(|held| held.key == Some(key))
-            .and_then(|held| held.group.as_mut())
-        else {
+        let Some(kept) = held.of_mut(key).and_then(|held| held.group.as_mut()) else {
             return true;
         };
         let Some(group) = &kept.group else { return true };
@@ -289,11 +285,7 @@ impl Hands {
     /// Whether that group is settled.
     fn look_at_group(&mut self, key: Key, now: Instant, court: &Court, events: &mut Vec<Event>) -> bool {
         let Self { held, book, .. } = self;
-        let Some(kept) = held
-            .get_mut(key.index())
-            .filter(|held| held.key == Some(key))
-            .and_then(|held| held.group.as_mut())
-        else {
+        let Some(kept) = held.of_mut(key).and_then(|held| held.group.as_mut()) else {
             return true;
         };
         let (Some(group), Some(emptying)) = (&kept.group, &mut kept.emptying) else { return true };
@@ -341,9 +333,7 @@ impl Hands {
     /// When a group is to be looked at, whatever the kernel says.
     pub(super) fn group_timeout(&self) -> Option<Instant> {
         let emptying = self.book.emptying.iter();
-        emptying
-            .filter_map(|key| Some(self.held.get(key.index())?.group.as_ref()?.emptying.as_ref()?.look))
-            .min()
+        emptying.filter_map(|key| Some(self.held.of(*key)?.group.as_ref()?.emptying.as_ref()?.look)).min()
     }
 
     /// Looks at the groups that are due.
@@ -374,7 +364,7 @@ impl Hands {
         let Some(Terms { resources: share, .. }) = self.imposed(key, court, asked) else { return };
         let terms = share.clone().joined(&self.launch.groups.policy);
         let Self { held, book, .. } = self;
-        let Some(kept) = held.get_mut(key.index()).and_then(|held| held.group.as_mut()) else { return };
+        let Some(kept) = held.of_mut(key).and_then(|held| held.group.as_mut()) else { return };
         if let Some(group) = &kept.group
             && kept.terms != terms
         {
@@ -404,7 +394,7 @@ impl Hands {
         let GroupRecord { leaf, share, reaped } = record;
         if reaped {
             let kept = Kept { share, reaped, lacking: true, ..Kept::default() };
-            self.slot(key).group = Some(Box::new(kept));
+            self.held.slot(key).group = Some(Box::new(kept));
             return;
         }
         let Some(group) = self.book.groups.adopt(&leaf) else { return };
@@ -419,7 +409,7 @@ impl Hands {
         let before = self.book.groups.troubles(&group);
         let oom_kills = before.oom_kills;
         let kept = Kept { group: Some(group), share, terms, before, oom_kills, ..Kept::default() };
-        self.slot(key).group = Some(Box::new(kept));
+        self.held.slot(key).group = Some(Box::new(kept));
     }
 
     /// Removes what former emperors have left, once it is known what is still in use.
@@ -427,7 +417,7 @@ impl Hands {
     /// What is frozen does not end by itself, and holds its sockets: where programs are frozen, it is looked for at once.
     pub fn sweep_groups(&mut self) {
         if self.book.groups.are_open() || self.launch.groups.freezes && self.book.groups.open() {
-            let kept = self.held.iter().filter_map(|held| held.group.as_ref()?.group.as_ref());
+            let kept = self.held.places().iter().filter_map(|held| held.group.as_ref()?.group.as_ref());
             let used: HashSet<_> = kept.chain(&self.book.left).map(Group::as_text).collect();
             self.book.groups.sweep(&used);
         }
@@ -455,26 +445,26 @@ impl Hands {
 
     /// What all that a vassal has started has taken of the processor, microseconds, if it has a group.
     pub(super) fn group_cpu(&self, key: Key) -> Option<u64> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         self.book.groups.usage(held.group.as_ref()?.group.as_ref()?).cpu_usec
     }
 
     /// Where the group of version 2 of a vassal is, if it has one.
     pub(super) fn group_directory(&self, key: Key) -> Option<PathBuf> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         self.book.groups.directory(held.group.as_ref()?.group.as_ref()?)
     }
 
     /// Looks at what vassals use, for no longer than this; those that it does not come to are next.
     pub fn measure(&mut self, patience: Duration) {
-        let count = self.held.len();
+        let count = self.held.places().len();
         if count == 0 || !self.book.groups.are_open() {
             return;
         }
         let begin = Instant::now();
         let start = self.book.cursor % count;
         for place in (start..count).chain(0..start) {
-            let Some(kept) = self.held[place].group.as_mut() else { continue };
+            let Some(kept) = self.held.places_mut()[place].group.as_mut() else { continue };
             let Some(group) = &kept.group else {
                 kept.usage = None;
                 continue;
@@ -496,7 +486,7 @@ impl Hands {
     /// What a vassal used when it was looked at last.
     #[must_use]
     pub fn usage(&self, key: Key) -> Option<&Usage> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         held.group.as_ref()?.usage.as_ref().map(|(_, usage)| usage)
     }
 }

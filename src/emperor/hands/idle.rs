@@ -47,7 +47,7 @@ impl Hands {
             }
             self.seen.at = Some(Instant::now());
         }
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         let own = held.sockets.iter().flat_map(|sockets| sockets.descriptors());
         let own: Vec<_> = own.chain(held.waiting.as_ref().map(|waiting| waiting.parts().0)).collect();
         let clients = own.iter().any(|socket| somebody_waits(socket) || self.is_connected(*socket));

@@ -9,6 +9,7 @@ pub mod command;
 mod config_pipe;
 pub mod draft;
 mod group;
+mod held;
 mod idle;
 pub mod judge;
 mod life;
@@ -22,6 +23,7 @@ mod sockets;
 mod start;
 mod succession;
 pub mod telling;
+mod token;
 mod ways;
 mod whereabouts;
 mod zerg;
@@ -44,7 +46,9 @@ use crate::sys::spawn::{CStrings, Spawner};
 use crate::sys::wait::{self, Ending};
 use crate::vassal::link::{END_ALL, Failure, Order, Reports, Word};
 use crate::vassal::plan::Capabilities;
+use held::{Held, Table};
 use side::Errand;
+use token::Token;
 
 pub use adopt::{Belongings, Holdings};
 pub use config_pipe::ConfigRecord;
@@ -57,31 +61,11 @@ pub(super) use sockets::id as socket_id;
 pub use start::{Confinement, Launch, Place, TyrantRules};
 pub use zerg::{DoorRecord, OfferError, OffersLeft};
 
-/// What is open for one vassal.
-#[derive(Debug, Default)]
-struct Held {
-    key: Option<Key>,
-    link: Option<OwnedFd>,
-    pidfd: Option<OwnedFd>,
-    /// While its launcher speaks.
-    reports: Option<Box<Reports>>,
-    /// Version of its file that asks for nothing; 0 if none is known to.
-    asks_nothing: u64,
-    /// Its on-demand socket, for as long as it is known.
-    waiting: Option<Box<on_demand::Waiting>>,
-    /// Its control group.
-    group: Option<Box<group::Kept>>,
-    /// Its config pipe, while it runs, if it has no file.
-    config: Option<Box<config_pipe::ConfigPipe>>,
-    /// The sockets of its own, for as long as its file names them.
-    sockets: Option<Box<sockets::Sockets>>,
-}
-
 /// The hands.
 #[derive(Debug)]
 pub struct Hands {
     epoll: Epoll,
-    held: Vec<Held>,
+    held: Table,
     sides: side::Sides,
     spawner: Spawner,
     launch: Launch,
@@ -155,73 +139,6 @@ enum Verdict {
     Other,
 }
 
-/// What a descriptor in the epoll is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Token {
-    /// A vassal's link.
-    Link(Key),
-    /// A vassal's process.
-    Process(Key),
-    /// A vassal's on-demand socket.
-    Waiting(Key),
-    /// The socket at which a program notifies us.
-    Notify(Key),
-    /// A process beside the vassals, by its place among them.
-    Side(usize),
-    /// What a command prints that looks for an on-demand socket, by its place among them.
-    Answer(usize),
-    /// What the kernel tells of control groups.
-    Groups,
-    /// A vassal's config pipe, into which more fits.
-    Config(Key),
-    /// What the kernel tells of the files of sockets.
-    Files,
-    /// What the kernel tells of directories in which sockets cannot be made.
-    Ways,
-    /// Where sockets are offered, by its place among them.
-    Door(usize),
-}
-
-/// Three bits of a key's place, which no emperor has that many vassals to need, tell the kinds apart.
-const KIND_BITS: u64 = 0b111 << KIND_SHIFT;
-const KIND_SHIFT: u32 = 29;
-
-impl Token {
-    fn to_bits(self) -> u64 {
-        let (kind, bits) = match self {
-            Self::Link(key) => (0, key.to_bits()),
-            Self::Process(key) => (1, key.to_bits()),
-            Self::Waiting(key) => (2, key.to_bits()),
-            Self::Side(place) => (3, place as u64),
-            Self::Answer(place) => (4, place as u64),
-            Self::Groups => (5, 0),
-            Self::Config(key) => (6, key.to_bits()),
-            Self::Files => (5, 1),
-            Self::Ways => (5, 2),
-            Self::Door(place) => (5, 3 + place as u64),
-            Self::Notify(key) => (7, key.to_bits()),
-        };
-        bits | kind << KIND_SHIFT
-    }
-
-    fn from_bits(bits: u64) -> Self {
-        let key = Key::from_bits(bits & !KIND_BITS);
-        match (bits & KIND_BITS) >> KIND_SHIFT {
-            0 => Self::Link(key),
-            1 => Self::Process(key),
-            2 => Self::Waiting(key),
-            3 => Self::Side(key.index()),
-            4 => Self::Answer(key.index()),
-            5 if key.index() == 0 => Self::Groups,
-            5 if key.index() == 1 => Self::Files,
-            5 if key.index() == 2 => Self::Ways,
-            5 => Self::Door(key.index() - 3),
-            6 => Self::Config(key),
-            _ => Self::Notify(key),
-        }
-    }
-}
-
 impl Hands {
     /// Hands that hold nothing.
     ///
@@ -233,7 +150,7 @@ impl Hands {
         let book = group::Book::new(Groups::new(&launch.groups));
         Ok(Self {
             epoll,
-            held: Vec::new(),
+            held: Table::default(),
             sides: side::Sides::default(),
             spawner,
             launch,
@@ -406,7 +323,7 @@ impl Hands {
     }
 
     fn held(&mut self, key: Key) -> Option<&mut Held> {
-        self.held.get_mut(key.index()).filter(|held| held.key == Some(key))
+        self.held.of_mut(key)
     }
 
     fn hold(
@@ -427,23 +344,11 @@ impl Hands {
             let _ = wait::reap_ending(pidfd.as_fd());
             return Err(error);
         }
-        let held = self.slot(key);
+        let held = self.held.slot(key);
         held.link = Some(link);
         held.pidfd = Some(pidfd);
         held.reports = reports;
         Ok(())
-    }
-
-    /// The place of a vassal, made empty if it was another's.
-    fn slot(&mut self, key: Key) -> &mut Held {
-        if self.held.len() <= key.index() {
-            self.held.resize_with(key.index() + 1, Held::default);
-        }
-        let held = &mut self.held[key.index()];
-        if held.key != Some(key) {
-            *held = Held { key: Some(key), ..Held::default() };
-        }
-        held
     }
 
     /// Reads what a vassal says. Repeated words count once: a flood costs little.

@@ -147,7 +147,7 @@ impl Hands {
             None => waiting.map(|waiting| (waiting.parts().0.as_raw_fd(), None)),
         };
         let handed: Option<Vec<_>> = sockets.iter().map(descriptor).collect();
-        self.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0, watched: false }));
+        self.held.slot(holder).sockets = Some(Box::new(Sockets { list: sockets, alarms: 0, watched: false }));
         self.watch_files(holder);
         if trouble.is_none() && holder == key {
             trouble = self.open_doors(key, court, &terms, tenant).err();
@@ -214,13 +214,13 @@ impl Hands {
 
     /// The vassal, other than this one, that holds a socket at an address or in its way.
     pub(super) fn who_has(&self, but: Key, address: &Address) -> Option<Key> {
-        let keys = self.held.iter().filter_map(|held| held.key);
+        let keys = self.held.places().iter().filter_map(|held| held.key);
         keys.filter(|key| *key != but).find(|key| self.has(*key, address))
     }
 
     /// Whether a vassal holds a socket at an address or in its way.
     pub(super) fn has(&self, key: Key, address: &Address) -> bool {
-        let Some(held) = self.held.get(key.index()).filter(|held| held.key == Some(key)) else {
+        let Some(held) = self.held.of(key) else {
             return false;
         };
         let own = held.sockets.as_ref().is_some_and(|sockets| sockets.meet(address));
@@ -244,19 +244,19 @@ impl Hands {
 
     /// Whether a vassal has sockets of its own.
     pub(super) fn has_listeners(&self, key: Key) -> bool {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         held.and_then(|held| held.sockets.as_ref()).is_some_and(|sockets| sockets.has_listener())
     }
 
     /// Whether its file names sockets of its own.
     pub(super) fn has_sockets(&self, key: Key) -> bool {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         held.is_some_and(|held| held.sockets.is_some())
     }
 
     /// Whether these sockets are others than those that a vassal has.
     pub(super) fn sockets_differ(&self, key: Key, terms: &SocketTerms, directory: &Path) -> bool {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         let has = held.and_then(|held| held.sockets.as_ref()).map_or(&[][..], |sockets| &sockets.list);
         let given = held.and_then(|held| held.waiting.as_ref()).and_then(|waiting| waiting.at());
         let given = given.filter(|_| has.iter().any(|socket| socket.listener.is_none()));
@@ -284,7 +284,7 @@ impl Hands {
         order: &[Address],
         label: impl Fn(&SocketTerm) -> L,
     ) -> Vec<(BorrowedFd<'_>, L)> {
-        let Some(held) = self.held.get(key.index()).filter(|held| held.key == Some(key)) else {
+        let Some(held) = self.held.of(key) else {
             return Vec::new();
         };
         let all = held.sockets.as_ref().map_or(&[][..], |sockets| &sockets.list);
@@ -314,7 +314,7 @@ impl Hands {
             taken.push(Socket { term, tenant, listener: Some(listener), _share: share });
         }
         if !taken.is_empty() {
-            self.slot(key).sockets = Some(Box::new(Sockets { list: taken, alarms: 0, watched: false }));
+            self.held.slot(key).sockets = Some(Box::new(Sockets { list: taken, alarms: 0, watched: false }));
             self.watch_files(key);
         }
     }

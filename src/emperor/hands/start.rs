@@ -345,7 +345,7 @@ impl Hands {
             Ok(()) => {
                 if let (Some(mut pipe), Some(supply)) = (config, supply) {
                     pipe.put(supply.text());
-                    self.slot(key).config = Some(Box::new(pipe));
+                    self.held.slot(key).config = Some(Box::new(pipe));
                     self.watch_config(key);
                 }
                 if let Some(terms) = terms {

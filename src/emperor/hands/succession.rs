@@ -32,9 +32,9 @@ impl Hands {
     /// What is held for a vassal passes to the process that has taken its place.
     pub(super) fn succeed(&mut self, old: Key, new: Key) {
         self.look_away(old);
-        let former = self.slot(old);
+        let former = self.held.slot(old);
         let (waiting, sockets) = (former.waiting.take(), former.sockets.take());
-        let heir = self.slot(new);
+        let heir = self.held.slot(new);
         (heir.waiting, heir.sockets) = (waiting, sockets);
         self.watch_files(new);
         self.pass_doors(old, new);

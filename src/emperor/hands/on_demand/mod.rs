@@ -208,7 +208,7 @@ impl Hands {
     /// The address of a vassal's on-demand socket; empty without one.
     #[must_use]
     pub fn on_demand_address(&self, key: Key) -> &str {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         let waiting = held.and_then(|held| held.waiting.as_ref()).filter(|waiting| !waiting.passes);
         waiting.map_or("", |waiting| waiting.address())
     }
@@ -309,7 +309,7 @@ impl Hands {
                 detected(vassal, address);
                 let mut waiting = Waiting::new(listener, text);
                 waiting.share = share;
-                self.slot(key).waiting = Some(waiting);
+                self.held.slot(key).waiting = Some(waiting);
                 self.is_provided(key);
                 self.watch_files(key);
                 Event::Admitted(key, true)
@@ -341,7 +341,7 @@ impl Hands {
         let mut waiting = Waiting::new(listener, address);
         waiting.is_new = false; // nobody has looked after its file meanwhile
         waiting.share = self.shares.take(file.and_then(FileRecord::owner)).ok().flatten(); // it was counted before
-        self.slot(key).waiting = Some(waiting);
+        self.held.slot(key).waiting = Some(waiting);
         self.watch_files(key);
     }
 
@@ -360,16 +360,11 @@ impl Hands {
     }
 
     pub(super) fn watch(&mut self, key: Key) {
-        if let Some(sockets) = self
-            .held
-            .get_mut(key.index())
-            .filter(|held| held.key == Some(key))
-            .and_then(|held| held.sockets.as_mut())
-        {
+        if let Some(sockets) = self.held.of_mut(key).and_then(|held| held.sockets.as_mut()) {
             sockets.watch(&self.epoll, Some(Token::Waiting(key)));
         }
         let token = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waiting(key).to_bits());
-        let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
+        let Some(held) = self.held.of_mut(key) else { return };
         let Some(waiting) = held.waiting.as_mut().filter(|waiting| !waiting.watched) else { return };
         match self.epoll.add(&waiting.listener.socket, token) {
             Ok(()) => waiting.watched = true,
@@ -384,7 +379,7 @@ impl Hands {
     }
 
     pub(super) fn look_away(&mut self, key: Key) -> Option<()> {
-        let held = self.held.get_mut(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of_mut(key)?;
         let others = held.sockets.as_mut().is_some_and(|sockets| sockets.watch(&self.epoll, None));
         let Some(waiting) = held.waiting.as_mut().filter(|waiting| waiting.watched) else {
             return others.then_some(());
@@ -445,8 +440,13 @@ impl Hands {
     pub fn look_after_sockets(&mut self, court: &Court) -> Vec<Key> {
         self.restore_all_sockets(court);
         let mut mended = self.look_after_offers();
-        let keys: Vec<Key> =
-            self.held.iter().filter(|held| has_lost_file(held)).filter_map(|held| held.key).collect();
+        let keys: Vec<Key> = self
+            .held
+            .places()
+            .iter()
+            .filter(|held| has_lost_file(held))
+            .filter_map(|held| held.key)
+            .collect();
         mended.extend(&keys);
         for key in keys {
             if let Some(vassal) = court.get(key) {
@@ -470,7 +470,7 @@ impl Hands {
 
     /// Whether a vassal's socket has no file any more, and is to be made anew when its process is gone.
     pub(super) fn cannot_be_found(&self, key: Key) -> bool {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         let file = held.and_then(|held| held.waiting.as_ref()?.listener.file.as_ref());
         file.is_some_and(|file| !file.is_there())
     }
@@ -542,13 +542,13 @@ impl Hands {
 
     /// Where a vassal waits that was not told so by its own file.
     pub(super) fn given_address(&self, key: Key, vassal: &Vassal) -> Option<Address> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         held.waiting.as_ref().filter(|_| !vassal.own_demand)?.at()
     }
 
     /// The address of the socket that a tenant's vassal is given, and that its own file may name as well.
     pub(super) fn demanded(&self, key: Key, vassal: &Vassal) -> Option<Address> {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key))?;
+        let held = self.held.of(key)?;
         let waiting = held.waiting.as_ref().filter(|_| !vassal.own_demand)?;
         let place = self.launch.places.get(usize::from(vassal.source.0))?;
         Address::parse(waiting.address().as_bytes(), place.path()).ok()
@@ -556,7 +556,7 @@ impl Hands {
 
     /// Whether a tenant's file is still to be searched for the socket that his vassal is given.
     pub(super) fn is_unsearched(&self, key: Key, vassal: &Vassal) -> bool {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         let waiting = held.and_then(|held| held.waiting.as_ref()).filter(|_| !vassal.own_demand);
         let is_tenants = self.launch.confinement.tyrant.is_some();
         let searched = |waiting: &Waiting| waiting.mention.as_ref()?.searched;

@@ -95,7 +95,7 @@ impl Hands {
         let mut waiting = Waiting::new(listener, &text);
         waiting.is_named(vassal.identity.mtime_ns, option, manner, passes);
         waiting.share = share;
-        self.slot(key).waiting = Some(waiting);
+        self.held.slot(key).waiting = Some(waiting);
         self.watch_files(key);
         self.is_provided(key);
         Ok(())

@@ -112,7 +112,7 @@ impl Hands {
              which the service manager has bound ...",
             vassal.name
         );
-        self.slot(key).waiting = Some(Waiting::new(Listener { file: None, socket }, address));
+        self.held.slot(key).waiting = Some(Waiting::new(Listener { file: None, socket }, address));
         self.is_provided(key);
         Some(Event::Admitted(key, true))
     }

@@ -132,7 +132,7 @@ impl Hands {
         let lost = |held: &&Held| {
             held.sockets.as_ref().is_some_and(|sockets| sockets.files().any(|file| !file.is_there()))
         };
-        let keys: Vec<Key> = self.held.iter().filter(lost).filter_map(|held| held.key).collect();
+        let keys: Vec<Key> = self.held.places().iter().filter(lost).filter_map(|held| held.key).collect();
         for key in keys {
             if let Some(vassal) = court.get(key) {
                 self.restore_sockets(key, vassal);

@@ -32,7 +32,7 @@ const MOST_ALARMS: u8 = 16;
 impl Hands {
     /// Hears soon of what is done to the files of a vassal's sockets; without that it is seen at its end.
     pub(in crate::emperor::hands) fn watch_files(&mut self, key: Key) {
-        let held = self.held.get(key.index()).filter(|held| held.key == Some(key));
+        let held = self.held.of(key);
         if held.is_some_and(|held| held.sockets.is_some()) {
             self.watch_now(key); // its program is about to start
         } else if held.and_then(|held| held.waiting.as_ref()).is_some_and(|waiting| waiting.file().is_some())
@@ -70,7 +70,7 @@ impl Hands {
             self.watches.inotify = Some(inotify);
         }
         let Some(inotify) = &self.watches.inotify else { return };
-        let Some(held) = self.held.get_mut(key.index()).filter(|held| held.key == Some(key)) else { return };
+        let Some(held) = self.held.of_mut(key) else { return };
         let what = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF;
         let how = AddWatchFlags::IN_ONESHOT | AddWatchFlags::IN_DONT_FOLLOW;
         let mut is_gone = false;
@@ -107,7 +107,7 @@ impl Hands {
         }
         if !of_waiting.is_empty() {
             // Seldom enough to look for them: a table of all would cost each that sleeps.
-            for held in &mut self.held {
+            for held in self.held.places_mut() {
                 let Some(waiting) = &mut held.waiting else { continue };
                 if waiting.watch().take_if(|watch| of_waiting.contains(watch)).is_some() {
                     keys.extend(held.key);
