@@ -8,7 +8,7 @@ use std::time::Instant;
 
 const CLIENTS: usize = 1000;
 
-fn all_are_answered(how: How, at: impl Fn(&Bed) -> At, listen: u32) {
+fn all_are_answered(how: How, at: impl Fn(&Bed) -> Target, listen: u32) {
     let Some(mut stage) = Stage::new() else { return };
     let at = at(&stage.bed);
     stage.vassal("a", how, at.clone());
@@ -20,7 +20,7 @@ fn all_are_answered(how: How, at: impl Fn(&Bed) -> At, listen: u32) {
         let (at, together) = (at.clone(), Arc::clone(&together));
         let client = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
             together.wait();
-            at.ask(&format!("/{n}"))
+            ask(&at, &format!("/{n}"))
         });
         client.expect("a thread")
     };
@@ -36,11 +36,11 @@ fn all_are_answered(how: How, at: impl Fn(&Bed) -> At, listen: u32) {
 
 #[test]
 fn a_thousand_at_a_path_with_a_queue_of_eight_are_answered() {
-    all_are_answered(How::Own, |bed| At::Path(bed.path("a.sock")), 8);
+    all_are_answered(How::Own, |bed| Target::File(bed.path("a.sock")), 8);
 }
 
 /// The kernel drops what does not fit, and clients come again after 1 s, 3 s, 7 s.
 #[test]
 fn a_thousand_at_a_port_with_a_queue_of_a_hundred_are_answered() {
-    all_are_answered(How::Companion, |_| At::Port(free_port()), 100);
+    all_are_answered(How::Companion, |_| Target::Port(free_port()), 100);
 }

@@ -1,22 +1,12 @@
 //! Clients that connect, ask and listen without a pause, and what became of each of their requests.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::support::PATIENCE;
-
-/// Where somebody listens.
-#[derive(Clone, Debug)]
-pub(crate) enum At {
-    Path(PathBuf),
-    Port(u16),
-}
+use super::support::load::Target;
 
 /// Who answered: the master, the worker, and the version of the vassal's file that it had read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,42 +27,22 @@ pub(crate) enum Failure {
     Late,
 }
 
-trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
-
-impl At {
-    fn connect(&self) -> io::Result<(Box<dyn Stream>, Option<u16>)> {
-        Ok(match self {
-            Self::Path(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                (Box::new(stream), None)
-            }
-            Self::Port(port) => {
-                let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                let own = stream.local_addr()?.port();
-                (Box::new(stream), Some(own))
-            }
-        })
-    }
-
-    /// One whole request and its whole answer.
-    pub(crate) fn ask(&self, path: &str) -> Result<Who, Failure> {
-        let (mut stream, port) = self.connect().map_err(|cause| match cause.kind() {
-            ErrorKind::TimedOut => Failure::Late,
-            kind => Failure::Refused(kind),
-        })?;
-        let mut text = String::new();
-        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-        let heard = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text));
-        match heard {
-            Err(cause) if matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(Failure::Late)
-            }
-            Err(cause) => Err(Failure::Lost { port, what: cause.to_string() }),
-            Ok(_) => who(&text, path).ok_or(Failure::Lost { port, what: format!("{text:?}") }),
+/// One whole request and its whole answer.
+pub(crate) fn ask(target: &Target, path: &str) -> Result<Who, Failure> {
+    let mut stream = target.connect().map_err(|cause| match cause.kind() {
+        ErrorKind::TimedOut => Failure::Late,
+        kind => Failure::Refused(kind),
+    })?;
+    let port = stream.own_port();
+    let mut text = String::new();
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    let heard = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text));
+    match heard {
+        Err(cause) if matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(Failure::Late)
         }
+        Err(cause) => Err(Failure::Lost { port, what: cause.to_string() }),
+        Ok(_) => who(&text, path).ok_or(Failure::Lost { port, what: format!("{text:?}") }),
     }
 }
 
@@ -117,7 +87,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(places: &[At], each: usize) -> Self {
+    pub(crate) fn new(places: &[Target], each: usize) -> Self {
         let tallies = places.iter().map(|_| Mutex::default()).collect();
         let shared = Arc::new(Shared { tallies, ..Shared::default() });
         let clients = places.iter().enumerate().flat_map(|place| std::iter::repeat_n(place, each));
@@ -173,7 +143,7 @@ impl Drop for Load {
 
 impl Shared {
     /// One request; whether there is to be another.
-    fn asks(&self, vassal: usize, at: &At) -> bool {
+    fn asks(&self, vassal: usize, at: &Target) -> bool {
         let mood = self.mood.lock().expect("the mood");
         let mut mood = self.changed.wait_while(mood, |mood| mood.rests && !mood.over).expect("the mood");
         if mood.over {
@@ -182,7 +152,7 @@ impl Shared {
         mood.busy += 1;
         drop(mood);
         let began = Instant::now();
-        let done = at.ask(&format!("/{}", self.asked.fetch_add(1, Ordering::Relaxed)));
+        let done = ask(at, &format!("/{}", self.asked.fetch_add(1, Ordering::Relaxed)));
         let mut tally = self.tallies[vassal].lock().expect("a tally");
         let failed = done.is_err();
         match done {

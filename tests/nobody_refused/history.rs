@@ -1,6 +1,6 @@
 //! One history for six vassals: each way to come to a socket, at a path and at a port.
 
-use super::clients::{At, Failure, Load, Tally};
+use super::clients::{Failure, Load, Tally};
 use super::*;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -287,7 +287,7 @@ impl History {
         let none = |stats: &serde_json::Value| stats["vassals"].as_array()?.is_empty().then_some(());
         self.emperor().wait_stats("none is left", none);
         for (_, vassal) in self.each() {
-            let refused = vassal.at.ask("/removed");
+            let refused = ask(&vassal.at, "/removed");
             assert!(matches!(refused, Err(Failure::Refused(_))), "{}: {refused:?}", vassal.name);
         }
         self.in_peace("removal");
@@ -302,8 +302,8 @@ fn through_all_that_can_happen_nobody_is_refused_and_who_ends_loses_only_whom_he
     let Some(mut stage) = Stage::new() else { return };
     for (word, how) in [("own", How::Own), ("companion", How::Companion), ("both", How::Both)] {
         let path = stage.bed.path(format!("{word}.sock"));
-        stage.vassal(&format!("{word}-path"), how, At::Path(path));
-        stage.vassal(&format!("{word}-port"), how, At::Port(free_port()));
+        stage.vassal(&format!("{word}-path"), how, Target::File(path));
+        stage.vassal(&format!("{word}-port"), how, Target::Port(free_port()));
     }
     let places: Vec<_> = stage.vassals.iter().map(|vassal| vassal.at.clone()).collect();
     let emperor = Some(stage.emperor().start());

@@ -15,10 +15,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clients::At;
+use clients::ask;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::emperor::{Builder, Emperor, Kind};
+use support::load::Target;
 use support::manager::Manager;
 use support::served::free_port;
 use support::tools::on_path;
@@ -49,7 +50,7 @@ enum How {
 struct Vassal {
     name: String,
     how: How,
-    at: At,
+    at: Target,
 }
 
 struct Stage {
@@ -75,7 +76,7 @@ impl Stage {
         Some(Self { bed, manager, vassals: Vec::new() })
     }
 
-    fn vassal(&mut self, name: &str, how: How, at: At) {
+    fn vassal(&mut self, name: &str, how: How, at: Target) {
         self.vassals.push(Vassal { name: format!("{name}.ini"), how, at });
     }
 
@@ -96,8 +97,8 @@ impl Stage {
     fn write(&self, vassal: &Vassal, version: u32, lines: &str) {
         let root = self.bed.root().display();
         let address = match &vassal.at {
-            At::Path(path) => path.display().to_string(),
-            At::Port(port) => format!("127.0.0.1:{port}"),
+            Target::File(path) => path.display().to_string(),
+            Target::Port(port) => format!("127.0.0.1:{port}"),
         };
         let own = match vassal.how {
             How::Own => format!("on-demand = true\nhttp-socket = {address}"),
@@ -163,15 +164,15 @@ fn ss(words: &[&str]) -> Vec<Vec<String>> {
 }
 
 /// The socket's number behind an address, and how many wait in its queue.
-fn queue(at: &At) -> Option<(String, usize)> {
+fn queue(at: &Target) -> Option<(String, usize)> {
     let (lines, address) = match at {
-        At::Path(path) => (ss(&["-lx"]), path.to_str()?.to_owned()),
-        At::Port(port) => (ss(&["-lte"]), format!("127.0.0.1:{port}")),
+        Target::File(path) => (ss(&["-lx"]), path.to_str()?.to_owned()),
+        Target::Port(port) => (ss(&["-lte"]), format!("127.0.0.1:{port}")),
     };
     let line = lines.into_iter().find(|line| line.contains(&address))?;
     let number = match at {
-        At::Path(_) => line.iter().skip_while(|word| **word != address).nth(1)?.clone(),
-        At::Port(_) => line.iter().find_map(|word| word.strip_prefix("ino:"))?.to_owned(),
+        Target::File(_) => line.iter().skip_while(|word| **word != address).nth(1)?.clone(),
+        Target::Port(_) => line.iter().find_map(|word| word.strip_prefix("ino:"))?.to_owned(),
     };
     // With -lx the kind of the socket comes first.
     let waiting = line.iter().find_map(|word| word.parse().ok())?;

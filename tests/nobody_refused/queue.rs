@@ -7,16 +7,16 @@ use std::thread::JoinHandle;
 const WAITING: usize = 20;
 type Client = JoinHandle<Result<Who, Failure>>;
 
-fn client(at: &At, path: String) -> Client {
+fn client(at: &Target, path: String) -> Client {
     let at = at.clone();
-    std::thread::spawn(move || at.ask(&path))
+    std::thread::spawn(move || ask(&at, &path))
 }
 
 /// Both workers of each vassal have a client whom they do not answer, and others wait behind: nobody has accepted those.
 fn crowd(stage: &Stage, emperor: &Emperor, round: usize) -> Vec<(Vec<Client>, Vec<Client>)> {
     let held = || std::fs::read_to_string(stage.bed.path("held")).unwrap_or_default();
     let crowd = stage.vassals.iter().map(|vassal| {
-        let last = poll(PATIENCE, || vassal.at.ask("/first").ok());
+        let last = poll(PATIENCE, || ask(&vassal.at, "/first").ok());
         let last = last.unwrap_or_else(|| stage.fail(emperor, "nobody answers"));
         let mine = format!("/hold/{round}/{}", vassal.name);
         let busy: Vec<_> = (0..2).map(|_| client(&vassal.at, mine.clone())).collect();
@@ -35,8 +35,8 @@ fn crowd(stage: &Stage, emperor: &Emperor, round: usize) -> Vec<(Vec<Client>, Ve
 #[test]
 fn who_waits_in_the_queue_is_answered_whoever_dies() {
     let Some(mut stage) = Stage::new() else { return };
-    stage.vassal("path", How::Own, At::Path(stage.bed.path("a.sock")));
-    stage.vassal("port", How::Both, At::Port(free_port()));
+    stage.vassal("path", How::Own, Target::File(stage.bed.path("a.sock")));
+    stage.vassal("port", How::Both, Target::Port(free_port()));
     let lines = "listen = 100\nworker-reload-mercy = 1\n";
     let write = |version: u32| stage.vassals.iter().for_each(|vassal| stage.write(vassal, version, lines));
     write(1);

@@ -11,8 +11,22 @@ use std::thread::JoinHandle;
 use super::PATIENCE;
 
 /// A connection of any kind.
-pub(crate) trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
+pub(crate) trait Stream: Read + Write {
+    /// The client's port, if it has one.
+    fn own_port(&self) -> Option<u16>;
+}
+
+impl Stream for UnixStream {
+    fn own_port(&self) -> Option<u16> {
+        None
+    }
+}
+
+impl Stream for TcpStream {
+    fn own_port(&self) -> Option<u16> {
+        self.local_addr().ok().map(|address| address.port())
+    }
+}
 
 /// Where clients connect.
 #[derive(Clone, Debug)]
