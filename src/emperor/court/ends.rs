@@ -167,8 +167,8 @@ mod tests {
         assert_eq!(stage.file("a", version(2)), [Action::Reload { key: a, changed: true }]);
         stage.say(a, Word::Accepting);
         stage.on(Event::Unread(a, false));
-        stage.pass(ms(100));
-        assert_eq!((stage.gone("a"), stage.pass(ms(149))), (vec![], vec![]));
+        stage.pass(ms(40));
+        assert_eq!((stage.gone("a"), stage.pass(ms(59))), (vec![], vec![]));
         assert_eq!(stage.pass(ms(1)), stop(a));
         assert_eq!(stage.pass(s(5)), [Action::Signal(a, Signal::Kill)], "its time begins when it is told");
         // It reloads, and comes back or does not.
@@ -183,7 +183,7 @@ mod tests {
             stage.pass(s(1));
             assert_eq!(stage.gone("a"), []);
             if back {
-                assert_eq!((stage.say(a, Word::Accepting), stage.pass(ms(249))), (vec![], vec![]));
+                assert_eq!((stage.say(a, Word::Accepting), stage.pass(ms(99))), (vec![], vec![]));
                 assert_eq!(stage.pass(ms(1)), stop(a));
             } else {
                 assert_eq!((stage.pass(ms(1_999)), stage.pass(ms(1))), (vec![], stop(a).into()));

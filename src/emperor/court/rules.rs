@@ -138,7 +138,7 @@ impl Court {
         let is_followed = self.successor_of(key).is_some();
         let vassal = &mut self.vassals[key];
         if vassal.instance.untold && word == Word::Accepting {
-            let from = now.after(Instance::ANSWERED_GAP).min(vassal.deadline);
+            let from = now.after(Instance::STOP_GAP).min(vassal.deadline);
             return self.set_deadline(key, from); // it has come back, and can soon hear that it is to stop
         }
         if vassal.state != State::Up || !vassal.is_alive() {

@@ -149,7 +149,9 @@ impl Instance {
     /// The same if it has come back in between; and none comes sooner after it has begun to accept. The workers of uWSGI
     /// 2.0.21 miss one that comes within some milliseconds of their start, and go on as they are for
     /// `worker-reload-mercy`.
-    pub(super) const ANSWERED_GAP: Duration = Duration::from_millis(250);
+    const ANSWERED_GAP: Duration = Duration::from_millis(250);
+    /// A stop comes no sooner after it has begun to accept: they miss that, too, and are killed in the end.
+    pub(super) const STOP_GAP: Duration = Duration::from_millis(100);
     /// How long one that reloads is waited for before it is told to stop. It may wait for requests itself.
     const RELOAD_PATIENCE: Duration = Duration::from_secs(3);
     /// How long one that has yet to say that it accepts is waited for.
@@ -405,9 +407,9 @@ impl Vassal {
         let Instance { spoke, accepting, loyal, reloading, accepted, told, .. } = *self.instance;
         match (accepting || loyal && !reloading, reloading) {
             _ if is_signalled || !spoke => 0,
-            (true, _) => accepted.saturating_add(micros(Instance::ANSWERED_GAP)),
+            (true, _) => accepted.saturating_add(micros(Instance::STOP_GAP)),
             (false, true) => told.saturating_add(micros(Instance::RELOAD_PATIENCE)),
-            (false, false) => now.after(Instance::ANSWERED_GAP),
+            (false, false) => now.after(Instance::STOP_GAP),
         }
     }
 
